@@ -1,0 +1,1 @@
+"""unseen: a laboratory for generalization."""
