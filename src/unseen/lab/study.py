@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, dataclass_transform
 
-from unseen.lab.claim import ClaimText
+from unseen.lab.claims import ClaimText
 from unseen.lab.errors import UserError
 from unseen.lab.learner import Learner
 
