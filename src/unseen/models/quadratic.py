@@ -1,0 +1,98 @@
+"""Two-layer networks on pairs of one-hot operands, both called as `model(left, right)`."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class QuadraticMLP(eqx.Module):
+    """logits = (A[a] + B[b])^2 W, without biases: homogeneous of degree 3 in its parameters.
+
+    Operands come as one-hot vectors and are read by matrix products (a gather is ten times slower to
+    differentiate on a CPU). Batch shapes broadcast: operands of shapes (p, 1, p) and (1, p, p) give the
+    logits of the whole table.
+
+    Source: Gromov (2023, arXiv 2301.02679), section 2.
+
+    Attributes:
+        left, right: A and B, one row an operand.
+        out: W, one column a class.
+    """
+
+    left: Float[Array, "p width"]
+    right: Float[Array, "p width"]
+    out: Float[Array, "width p"]
+
+    def __init__(self, p: int, width: int, *, key: PRNGKeyArray, scale: float = 1.0):
+        """Normal entries with variance scale^2 / fan-in: one active row each for A and B counts as a fan-in
+        of 2, W has a fan-in of `width`."""
+        a, b, w = jax.random.split(key, 3)
+        self.left = scale * jax.random.normal(a, (p, width)) / jnp.sqrt(2.0)
+        self.right = scale * jax.random.normal(b, (p, width)) / jnp.sqrt(2.0)
+        self.out = scale * jax.random.normal(w, (width, p)) / jnp.sqrt(width)
+
+    def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*batch p"]:
+        """Logits of one-hot operands whose batch shapes broadcast."""
+        hidden = jnp.square(left @ self.left + right @ self.right)
+        # One flat matrix product: a third faster on the CPU than a product with two batch axes.
+        flat = hidden.reshape(-1, hidden.shape[-1]) @ self.out
+        return flat.reshape(*hidden.shape[:-1], -1)
+
+    @classmethod
+    def cosine(cls, p: int, width: int, *, key: PRNGKeyArray) -> QuadraticMLP:
+        """The closed-form solution of addition mod p: accuracy 1 at p = 31 from width 128 on.
+
+        Unit k has a frequency f_k and phases u_k, v_k: A = cos(2 pi f_k a/p + u_k),
+        B = cos(2 pi f_k b/p + v_k), W = cos(2 pi f_k c/p + u_k + v_k). The square makes a term in
+        f_k(a + b - c), which adds up over units at c = a + b alone; the other terms have random phases and
+        average out.
+
+        Source: Gromov (2023, arXiv 2301.02679), section 3, equations for the weights and phases.
+
+        Args:
+            p: an odd modulus.
+            width: number of units.
+            key: of the phases.
+        """
+        frequency = 1 + jnp.arange(width) % ((p - 1) // 2)
+        u, v = jax.random.uniform(key, (2, width), maxval=2 * jnp.pi)
+        angle = 2 * jnp.pi * jnp.arange(p)[:, None] * frequency / p
+        empty = cls(p, width, key=key)
+        weights = (jnp.cos(angle + u), jnp.cos(angle + v), jnp.cos(angle + u + v).T)
+        return eqx.tree_at(lambda m: (m.left, m.right, m.out), empty, weights)
+
+
+class EmbeddingMLP(eqx.Module):
+    """ReLU network on the concatenated embeddings of two one-hot operands; the same call as `QuadraticMLP`.
+
+    Attributes:
+        embedding: one row an operand, shared by both sides.
+        left, right: the two halves of the hidden layer's weights.
+        bias: of the hidden layer.
+        out: one column a class.
+    """
+
+    embedding: Float[Array, "p d"]
+    left: Float[Array, "d width"]
+    right: Float[Array, "d width"]
+    bias: Float[Array, " width"]
+    out: Float[Array, "width p"]
+
+    def __init__(self, p: int, width: int, *, key: PRNGKeyArray, dimension: int = 64):
+        """He-normal layers over unit-normal embeddings of size `dimension`; zero bias."""
+        e, a, b, w = jax.random.split(key, 4)
+        self.embedding = jax.random.normal(e, (p, dimension))
+        self.left = jax.random.normal(a, (dimension, width)) / jnp.sqrt(dimension)
+        self.right = jax.random.normal(b, (dimension, width)) / jnp.sqrt(dimension)
+        self.bias = jnp.zeros(width)
+        self.out = jax.random.normal(w, (width, p)) / jnp.sqrt(width)
+
+    def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*batch p"]:
+        """Logits of one-hot operands whose batch shapes broadcast."""
+        read = left @ self.embedding @ self.left + right @ self.embedding @ self.right
+        hidden = jax.nn.relu(read + self.bias)
+        flat = hidden.reshape(-1, hidden.shape[-1]) @ self.out
+        return flat.reshape(*hidden.shape[:-1], -1)
