@@ -14,11 +14,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from unseen.lab.claims import ClaimText
 from unseen.lab.errors import UserError
+from unseen.lab.locate import only_study
 from unseen.lab.study import Study
 from unseen.lab.version import source_version
 
@@ -190,7 +190,7 @@ def load_study(key: str) -> type[Study]:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise missing_package(error, entry.key) from error
-    return _only_study(module, entry.study_file)
+    return only_study(module, str(entry.study_file))
 
 
 def registered(study: type[Study]) -> dict[str, ClaimText]:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from unseen.atlas import catalogue
 from unseen.lab import Study, UserError
+from unseen.lab.locate import study_in_file
 from unseen.lab.run import Run
 from unseen.lab.run import run as run_study
+
+
+def load(name: str) -> type[Study]:
+    """The study of a catalogue key, or of a file (a name that ends in .py or has a slash).
+
+    Raises:
+        UserError: if there is no such study, or a package that it needs is missing.
+    """
+    if not name.endswith(".py") and os.sep not in name:
+        return catalogue.load_study(name)
+    try:
+        return study_in_file(name)
+    except ModuleNotFoundError as error:
+        raise catalogue.missing_package(error, name) from error
 
 
 def run(
@@ -46,26 +60,21 @@ def run(
         >>> unseen.run("grokking", seeds=4, weight_decay=(0.0, 1.0))
     """
     if isinstance(study, str):
-        is_file = study.endswith(".py") or os.sep in study
-        study = catalogue.study_from_file(Path(study)) if is_file else catalogue.load_study(study)
+        study = load(study)
     if isinstance(study, Study):
         if settings:
             study = dataclasses.replace(study, **settings)
     else:
         study = study.at_scale(scale, **settings)
-    registered, paper = None, None
-    if catalogue.is_catalogued(type(study)):
-        entry = catalogue.paper(study.key)
-        registered = {text.id: text for text in entry.claims}
-        paper = dataclasses.asdict(entry)
+    known = catalogue.papers().get(study.key)
     if workers < 1:
         raise UserError(f"workers takes a whole number from 1 on, got {workers}.")
     return run_study(
         study,
         out=out,
         scale=scale,
-        registered=registered,
-        paper=paper,
+        registered=catalogue.registered(type(study)),
+        paper=dataclasses.asdict(known) if known else None,
         workers=workers,
         on=on,
         fresh=fresh,

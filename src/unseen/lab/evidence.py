@@ -20,7 +20,8 @@ def assemble(study: Study, results: Iterable[Result], shapes: Shapes, attrs: Map
 
     Cells of the crossing that were not run are NaN; groups with other step or length grids are joined on the
     union of their coordinates. `diverged` says which members had a NaN in their state, `stopped_at` the step at
-    which early stopping ended a member (NaN: never); parts beside the main one prefix both with their name.
+    which early stopping ended a member (NaN: never). Parts beside the main one have a step dimension of their
+    own, and prefix it and these two with their name.
     """
     results = list(results)
     pieces = [_part(study, p, [r for r in results if r[0].part == p.name], shapes) for p in study.parts.values()]
@@ -36,6 +37,8 @@ def assemble(study: Study, results: Iterable[Result], shapes: Shapes, attrs: Map
 
 def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> xr.Dataset:
     names = list(p.varies)
+    prefix = "" if p.name == "learner" else f"{p.name}_"
+    step = f"{prefix}step"
     axes: dict[str, list[Any]] = {name: list(getattr(study, name)) for name in names}
     axes["seed"] = study.seeds_of(p)
     coords: dict[str, list[Any]] = {}
@@ -54,7 +57,7 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
                     f"{type(study).__name__}.{p.name}: the measure {name!r} has {array.ndim - 1 - series} dimensions, "
                     f"and `dims` names {list(own)}."
                 )
-            dims = (*(("step",) if series else ()), *own)
+            dims = (*((step,) if series else ()), *own)
             if layout.setdefault(name, dims) != dims:
                 raise TypeError(f"{type(study).__name__}.{p.name}: {name!r} is both a series and final, or changes dims.")
             kinds[name] = np.result_type(kinds.get(name, array.dtype), array.dtype)
@@ -66,7 +69,7 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
                 elif sizes.setdefault(dim, length) != length:
                     raise TypeError(f"{type(study).__name__}.{p.name}: {dim!r} has {sizes[dim]} and {length} values; give it coords.")
         if any(k.startswith(_SERIES) for k in arrays if k not in (_SERIES + "diverged", _SERIES + "done")):
-            _extend(coords.setdefault("step", []), shape.steps)
+            _extend(coords.setdefault(step, []), shape.steps)
     coords = {dim: sorted(values) if _numeric(values) else values for dim, values in coords.items()}
     where = {dim: {value: i for i, value in enumerate(values)} for dim, values in {**axes, **coords}.items()}
     length_of = {**sizes, **{dim: len(values) for dim, values in {**axes, **coords}.items()}}
@@ -102,7 +105,7 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
                 if key not in arrays:
                     continue
                 grids = [
-                    [where[d][v] for v in (shape.steps if d == "step" else shape.coords[d])]
+                    [where[d][v] for v in (shape.steps if d == step else shape.coords[d])]
                     if d in coords
                     else list(range(length_of[d]))
                     for d in dims
@@ -112,7 +115,6 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
                     target[np.ix_(*grids)] = arrays[key][row]
                 else:
                     full[name][at] = arrays[key][row]
-    prefix = "" if p.name == "learner" else f"{p.name}_"
     variables = {name: ((*lead, *layout[name]), array) for name, array in full.items()}
     if trained:
         variables[f"{prefix}diverged"] = (lead, diverged)

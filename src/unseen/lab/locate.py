@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from unseen.lab.errors import UserError
@@ -17,41 +18,51 @@ def study_in_file(path: str | Path, name: str | None = None) -> type[Study]:
     """The Study subclass of a Python file.
 
     Raises:
-        UserError: if the file is missing, does not run, or holds no study or several (and `name` picks none).
+        UserError: if the file is missing, is no Python, or holds no study or several (and `name` picks none).
     """
     path = Path(path).resolve()
     if not path.is_file():
         raise UserError(f"There is no study file {path}.")
     module_name = f"unseen_study_{path.stem}".replace("-", "_")
-    if (module := sys.modules.get(module_name)) is None or getattr(module, "__file__", None) != str(path):
+    module = sys.modules.get(module_name)
+    if module is None or getattr(module, "__file__", None) != str(path):
         spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
-            raise UserError(f"{path} is not a Python file.")
+            raise UserError(f"{path} is no Python file.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except UserError:
-            del sys.modules[module_name]
-            raise
-        except Exception as error:
+        except (SyntaxError, UnicodeDecodeError) as error:
             del sys.modules[module_name]
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            reason = error.msg if isinstance(error, SyntaxError) else error
-            raise UserError(f"{path}{line} does not load: {type(error).__name__}: {reason}.") from error
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Study) and value is not Study and value.__module__ == module_name
-    ]
-    found = [value for value in found if name in (None, value.__name__)]
-    if len(found) != 1:
-        count = "no study" if not found else f"{len(found)} studies ({', '.join(c.__name__ for c in found)})"
-        raise UserError(f"{path} holds {count}; it takes exactly one subclass of unseen.Study.")
-    (cls,) = found
+            raise UserError(f"{path}{line}: this is no Python ({getattr(error, 'msg', error)}).") from None
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    cls = only_study(module, str(path), name)
     if cls.key == module_name.replace("_", "-"):
         cls.key = path.stem.replace("_", "-")
     return cls
+
+
+def only_study(module: ModuleType, where: str, name: str | None = None) -> type[Study]:
+    """The one Study subclass that a module writes (or, of several, the one called `name`).
+
+    Raises:
+        UserError: if it has none, or more than one.
+    """
+    found = [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, Study) and member.__module__ == module.__name__
+    ]
+    found = [member for member in found if name in (None, member.__name__)]
+    if len(found) != 1:
+        names = ", ".join(study.__name__ for study in found)
+        got = f"more than one study: {names}" if found else "no study: a class that extends unseen.Study"
+        raise UserError(f"{where} has {got}.")
+    return found[0]
 
 
 def describe(study: Study) -> dict[str, Any]:
