@@ -27,11 +27,11 @@ class QuadraticMLP(eqx.Module):
     out: Float[Array, "width p"]
 
     def __init__(self, p: int, width: int, *, key: PRNGKeyArray, scale: float = 1.0):
-        """Normal entries with variance scale^2 / fan-in: one active row each for A and B counts as a fan-in
-        of 2, W has a fan-in of `width`."""
+        """LeCun-normal layers, times `scale`: variance 1/(2p) for A and B, since the first layer sees 2p
+        inputs, and 1/width for W."""
         a, b, w = jax.random.split(key, 3)
-        self.left = scale * jax.random.normal(a, (p, width)) / jnp.sqrt(2.0)
-        self.right = scale * jax.random.normal(b, (p, width)) / jnp.sqrt(2.0)
+        self.left = scale * jax.random.normal(a, (p, width)) / jnp.sqrt(2 * p)
+        self.right = scale * jax.random.normal(b, (p, width)) / jnp.sqrt(2 * p)
         self.out = scale * jax.random.normal(w, (width, p)) / jnp.sqrt(width)
 
     def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*batch p"]:

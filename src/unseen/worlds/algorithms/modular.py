@@ -42,6 +42,28 @@ class PairSplit(eqx.Module):
         one_hot = jnp.eye(self.labels.shape[0])
         return one_hot[:, None, :], one_hot[None, :, :]
 
+    def listed(self) -> PairList:
+        """The same pairs along one axis, for minibatches and for models that take a list of examples."""
+        n = self.labels.shape[0]
+        flat = (x.reshape(n * n) for x in (self.labels, self.targets, self.train, self.test))
+        return PairList(n, *flat)
+
+
+class PairList(eqx.Module):
+    """The pairs of a `PairSplit` in one axis, row by row of the table; attributes as there."""
+
+    size: int = eqx.field(static=True)
+    labels: Int[Array, " pairs"]
+    targets: Int[Array, " pairs"]
+    train: Float[Array, " pairs"]
+    test: Float[Array, " pairs"]
+
+    @property
+    def inputs(self) -> tuple[Float[Array, "pairs n"], Float[Array, "pairs n"]]:
+        """Left and right operands as one-hot vectors."""
+        one_hot = jnp.eye(self.size)
+        return jnp.repeat(one_hot, self.size, axis=0), jnp.tile(one_hot, (self.size, 1))
+
 
 @dataclasses.dataclass(frozen=True)
 class ModularArithmetic:
