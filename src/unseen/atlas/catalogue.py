@@ -249,14 +249,3 @@ def _implemented(key: str) -> Paper:
             f"{entry.key} is in the catalogue but has no study yet; `unseen show {entry.key}` tells more."
         )
     return entry
-
-
-def _only_study(module: ModuleType, where: Path) -> type[Study]:
-    found = [
-        member
-        for member in vars(module).values()
-        if isinstance(member, type) and issubclass(member, Study) and member.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise TypeError(f"{where} must hold exactly one study, it holds {len(found)}.")
-    return found[0]
