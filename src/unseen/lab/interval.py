@@ -1,4 +1,4 @@
-"""An estimate with its interval: plain floats, apart from the statistics that make it, so that it imports at once."""
+"""An estimate with its interval, apart from the statistics that make it so that it imports at once."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Statistics over per-seed values: intervals, censored times, paired comparisons.
 
 A seed is the unit of replication. Statistics come in two kinds: those that reduce each seed's own numbers to
-one (`slope`, `spearman`, `first_step`, `gap_contrast`, ...: any other dimensions are kept), and those that turn
-one value per seed into an `Interval` (`mean_interval`, `median_interval`, `censored_comparison`, ...).
+one (`slope`, `spearman`, `first_step`, `gap_contrast`, ...: any other dimensions are kept), and those that
+turn one value per seed into an `Interval` (`mean_interval`, `median_interval`, `censored_comparison`, ...).
 
-What is not a number is never dropped in silence. NaN means *missing*: a seed that diverged, or was not run. It
-is left out of the estimate and counted in `Interval.missing`, and a judgement on an effect with missing seeds is
-inconclusive. An infinite value is a value: ranks and medians use it, and a mean over it has no finite interval.
-A time that was never reached is *censored*: it enters as a bound, and the side it says nothing about is infinite.
+What is not a number is never dropped in silence. NaN means *missing*: a seed that diverged, or was not run.
+It is left out of the estimate and counted in `Interval.missing`, and a judgement on an effect with missing
+seeds is inconclusive. An infinite value is a value: ranks and medians use it, and a mean over it has no
+finite interval. A time that was never reached is *censored*: it enters as a bound, and the side it says
+nothing about is infinite.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ BOOTSTRAP_FROM = 20  # seeds from which on an interval is bootstrapped instead o
 RESAMPLES = 9_999
 RESAMPLING_SEED = 20_260  # fixed: the same values always get the same interval
 
-Array = xr.DataArray | np.ndarray | Sequence[float] | Sequence[int]
+Array = xr.DataArray | np.ndarray | Sequence[float | int]
 Number = float | int | np.number
 
 
@@ -137,7 +138,8 @@ class EventTimes:
 
     @property
     def time_or_inf(self) -> xr.DataArray:
-        """Times with infinity where the event was not reached: for ranks and medians under a common horizon."""
+        """Times with infinity where the event was not reached: for ranks and medians under a common
+        horizon."""
         return self.time.where(self.reached | self.time.isnull(), np.inf)
 
     def sel(self, *args: Any, **indexers: Any) -> EventTimes:
@@ -152,15 +154,17 @@ class EventTimes:
         """The times as censored values: the horizon is a lower bound where the event was not reached."""
         return Censored(self.time, ~self.reached & self.time.notnull(), xr.zeros_like(self.reached))
 
-    def log(self, base: float = math.e) -> Censored:
+    def log(self, base: Number = math.e) -> Censored:
         """Logarithms of the times, censored times as lower bounds.
 
         Raises:
             UserError: if a time is zero: a condition that holds before the first step has no log time.
         """
-        return dataclasses.replace(self.bounds(), values=_log(self.time, "log of event times") / math.log(base))
+        return dataclasses.replace(
+            self.bounds(), values=_log(self.time, "log of event times") / math.log(base)
+        )
 
-    def log_ratio(self, other: EventTimes, base: float = math.e) -> Censored:
+    def log_ratio(self, other: EventTimes, base: Number = math.e) -> Censored:
         """`log(self / other)` per seed, to `base`.
 
         A censored numerator makes a lower bound, a censored denominator an upper bound; if both are
@@ -242,7 +246,9 @@ def _censored(values: Any) -> Censored:
 # Intervals -------------------------------------------------------------------------------------------------
 
 
-def mean_interval(values: Array | Censored | EventTimes, *, log: bool = False, level: float = 0.95) -> Interval:
+def mean_interval(
+    values: Array | Censored | EventTimes, *, log: bool = False, level: float = 0.95
+) -> Interval:
     """Interval of the mean over seeds: Student's t below 20 seeds, BCa bootstrap from 20 on.
 
     t: `mean ± t(1 - (1 - level)/2; n - 1) s / sqrt(n)`. BCa: Efron (1987), "Better bootstrap confidence
@@ -261,9 +267,10 @@ def mean_interval(values: Array | Censored | EventTimes, *, log: bool = False, l
     Censored values enter at their bound. What is estimated is then the *restricted mean*, of min(T, horizon)
     for lower bounds. It lies at or below the mean of T, so `low`, an interval's lower end for the restricted
     mean, also bounds the mean of T from below: a claim "at least" made with it errs on the safe side. The
-    other side is not known, and `high` is infinite. Upper bounds mirror this (`low` infinite); with both kinds
-    the interval is unbounded. `low` still is a t (BCa) limit for clipped data: where nearly all runs are
-    censored it misses the rare short time as it would miss any rare value (docs/statistics.md has numbers).
+    other side is not known, and `high` is infinite. Upper bounds mirror this (`low` infinite); with both
+    kinds the interval is unbounded. `low` still is a t (BCa) limit for clipped data: where nearly all runs
+    are censored it misses the rare short time as it would miss any rare value (docs/statistics.md has
+    numbers).
 
     Raises:
         UserError: if there is no value at all, more than one dimension, or with `log` a value at or below 0.
@@ -301,7 +308,8 @@ def _t_limits(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray
     mean = samples.mean(1)
     if n == 1:
         return np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
-    spread = np.where(np.ptp(samples, 1) == 0, 0.0, samples.std(1, ddof=1))  # no rounding noise for equal values
+    # Equal values have no spread, whatever rounding says.
+    spread = np.where(np.ptp(samples, 1) == 0, 0.0, samples.std(1, ddof=1))
     half = stdtrit(n - 1, 0.5 + level / 2) * spread / math.sqrt(n)
     return mean - half, mean + half
 
@@ -311,8 +319,8 @@ def _bca_limits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bias-corrected and accelerated interval of `statistic(rows, axis=1)` for each row of `samples`.
 
-    Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 14.3: bias correction from the share
-    of resamples below the estimate (ties count half), acceleration from the jackknife.
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 14.3: bias correction from the
+    share of resamples below the estimate (ties count half), acceleration from the jackknife.
     """
     from scipy.special import ndtr, ndtri
 
@@ -395,9 +403,9 @@ def interquartile_mean(values: Array, *, level: float = 0.95) -> Interval:
 
     The estimate is the 25% trimmed mean of all values together, as `scipy.stats.trim_mean(values, 0.25)`. The
     interval for one value per seed is Tukey and McLaughlin's t for trimmed means (1963; winsorised variance,
-    `n - 2 floor(n/4) - 1` degrees of freedom) below 20 seeds and BCa from 20 on. With further dimensions (tasks)
-    the pool is all seeds of all tasks, and the interval is the percentile bootstrap stratified by task:
-    each task's seeds are resampled on their own, as in the paper.
+    `n - 2 floor(n/4) - 1` degrees of freedom) below 20 seeds and BCa from 20 on. With further dimensions
+    (tasks) the pool is all seeds of all tasks, and the interval is the percentile bootstrap stratified by
+    task: each task's seeds are resampled on their own, as in the paper.
 
     NaN is missing: a seed with a NaN in any task is left out of all, and counted. Infinite values are trimmed
     away like others; if one is left in the middle half, estimate and interval are unbounded.
@@ -408,7 +416,7 @@ def interquartile_mean(values: Array, *, level: float = 0.95) -> Interval:
     array = _array(values)
     array = array.squeeze([d for d in array.dims if d != "seed" and array.sizes[d] == 1], drop=True)
     if array.ndim > 1 and "seed" not in array.dims:
-        raise UserError(f"interquartile_mean takes values over 'seed' (and tasks), got dimensions {array.dims}.")
+        raise UserError(f"interquartile_mean takes values over seed (and tasks), got {array.dims}.")
     seed = "seed" if "seed" in array.dims else (array.dims or ("seed",))[0]
     if array.ndim == 0:
         array = array.expand_dims("seed")
@@ -464,7 +472,11 @@ def _stratified_percentiles(x: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def proportion_interval(
-    successes: Any, n: Any, *, level: float = 0.95, method: Literal["clopper-pearson", "wilson"] = "clopper-pearson"
+    successes: Any,
+    n: Any,
+    *,
+    level: float = 0.95,
+    method: Literal["clopper-pearson", "wilson"] = "clopper-pearson",
 ) -> Interval:
     """Interval of a proportion from `successes` in `n` independent trials.
 
@@ -480,7 +492,7 @@ def proportion_interval(
     """
     k, count = float(successes), float(n)
     if not (count >= 1 and 0 <= k <= count and k.is_integer() and count.is_integer()):
-        raise UserError(f"proportion_interval takes whole 0 <= successes <= n and n >= 1, got {successes} of {n}.")
+        raise UserError(f"proportion_interval takes whole 0 <= successes <= n, got {successes} of {n}.")
     if method == "wilson":
         low, high = _wilson(k, count, level)
         return Interval(k / count, low, high, int(count), 0, "Wilson")
@@ -511,12 +523,13 @@ def _clopper_pearson(k: float, n: float, level: float) -> tuple[float, float]:
 def censored_comparison(
     a: Array | Censored | EventTimes, b: Array | Censored | EventTimes, *, level: float = 0.95
 ) -> Interval:
-    """Win probability `P(a > b)` of values paired by seed, some of them censored: the interval of a sign test.
+    """Win probability `P(a > b)` of values paired by seed, some of them censored: the interval of a sign
+    test.
 
     Each seed scores 1 where `a > b` for certain, 0 where `a < b` for certain, and 1/2 for a tie or where
-    censoring leaves it open (both arms never reached). An arm that never reached is above every time up to its
-    horizon. The estimate is the mean score; the interval is Clopper and Pearson's at that many wins in n, so
-    that without halves it excludes 1/2 exactly if the two-sided sign test rejects. Halves only narrow the
+    censoring leaves it open (both arms never reached). An arm that never reached is above every time up to
+    its horizon. The estimate is the mean score; the interval is Clopper and Pearson's at that many wins in n,
+    so that without halves it excludes 1/2 exactly if the two-sided sign test rejects. Halves only narrow the
     distribution of the score, which keeps the interval conservative.
 
     It uses ranks alone: no assumption on the shape of the times or of the censoring beyond pairs being
@@ -538,7 +551,8 @@ def censored_comparison(
 
 
 def _above(a: Censored, b: Censored) -> xr.DataArray:
-    """Where a > b for certain. A bound is strict: what was not reached at the horizon is above the horizon."""
+    """Where a > b for certain. A bound is strict: what was not reached at the horizon is above the
+    horizon."""
     x, y = _aligned(a.values, b.values)
     a_lower, b_lower = _aligned(a.is_lower_bound, b.is_lower_bound, fill=False)
     a_upper, b_upper = _aligned(a.is_upper_bound, b.is_upper_bound, fill=False)
@@ -548,8 +562,8 @@ def _above(a: Censored, b: Censored) -> xr.DataArray:
 def equivalent(interval: Interval, margin: Number, *, around: Number = 0.0) -> bool:
     """Whether the whole interval lies strictly within `around ± margin`.
 
-    For a 95% interval these are two one-sided tests (Schuirmann, 1987) at 2.5% each. Not being different is not
-    being equivalent: a wide interval is neither.
+    For a 95% interval these are two one-sided tests (Schuirmann, 1987) at 2.5% each. Not being different is
+    not being equivalent: a wide interval is neither.
 
     Raises:
         UserError: if the margin is not above 0.
@@ -589,7 +603,7 @@ def ratio(a: Any, b: Any) -> Any:
         return x / y
 
 
-def log_ratio(a: Any, b: Any, base: float = math.e) -> Any:
+def log_ratio(a: Any, b: Any, base: Number = math.e) -> Any:
     """`log(a / b)` seed by seed to `base`, paired as in `paired_difference`; event times give `Censored`.
 
     Raises:
@@ -672,8 +686,8 @@ def spearman(x: Any, y: Any, dim: str) -> xr.DataArray:
 def partial_spearman(x: Any, y: Any, given: Any, dim: str) -> xr.DataArray:
     """Rank correlation of `x` and `y` along `dim` with the ranks of `given` held fixed, for each seed.
 
-    `(r_xy - r_xz r_yz) / sqrt((1 - r_xz²)(1 - r_yz²))` of Spearman's r. With `given` the step, what is left when
-    both merely drift with training time. NaN where `given` explains one of the two fully.
+    `(r_xy - r_xz r_yz) / sqrt((1 - r_xz²)(1 - r_yz²))` of Spearman's r. With `given` the step, what is left
+    when both merely drift with training time. NaN where `given` explains one of the two fully.
     """
     xy, xz, yz = spearman(x, y, dim), spearman(x, given, dim), spearman(y, given, dim)
     unexplained = (1 - xz**2) * (1 - yz**2)
@@ -694,13 +708,13 @@ def kendall(x: Any, y: Any, dim: str) -> xr.DataArray:
 
 
 def monotone_trend(y: Any, dim: str) -> xr.DataArray:
-    """How far `y` rises along the given order of `dim`, for each seed: from -1 (strictly falls) to 1 (strictly
-    rises).
+    """How far `y` rises along the given order of `dim`, for each seed: from -1 (strictly falls) to 1
+    (strictly rises).
 
-    Concordant minus discordant pairs over all pairs (Kendall's tau-a against the order of conditions, Mann's 1945
-    trend statistic). Pairs with equal `y` count nothing, so a constant `y` has trend 0. With `mean_interval`
-    over seeds it is the blocked form of Jonckheere's test: order is compared within a seed, where runs are
-    paired, and seeds are the replicates.
+    Concordant minus discordant pairs over all pairs (Kendall's tau-a against the order of conditions, Mann's
+    1945 trend statistic). Pairs with equal `y` count nothing, so a constant `y` has trend 0. With
+    `mean_interval` over seeds it is the blocked form of Jonckheere's test: order is compared within a seed,
+    where runs are paired, and seeds are the replicates.
 
     NaN if any of the seed's points is NaN. Infinite values are ranked.
 
@@ -797,7 +811,7 @@ def _per_seed(values: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     array = array.squeeze([d for d in array.dims if d != "seed" and array.sizes[d] == 1], drop=True)
     if array.ndim > 1:
         raise UserError(
-            f"{name} takes one value per seed, got dimensions {array.dims}; select or average the others first."
+            f"{name} takes one value per seed, got {array.dims}; select or average the others first."
         )
     x = np.atleast_1d(array.to_numpy())
     if x.size == 0:
@@ -825,7 +839,7 @@ def _aligned(a: xr.DataArray, b: xr.DataArray, fill: Any = np.nan) -> tuple[xr.D
         a, b = xr.align(a, b, join="exact")
     except ValueError as error:
         raise UserError(
-            f"a comparison takes the same coordinates on both sides (apart from seeds), got {dict(a.sizes)} and "
-            f"{dict(b.sizes)} with different values or sizes."
+            f"a comparison takes the same coordinates on both sides (seeds apart), got {dict(a.sizes)} "
+            f"and {dict(b.sizes)} with different values or sizes."
         ) from error
     return a, b
