@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from unseen.lab.statistics import Interval
+from unseen.lab.interval import Interval
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
 F = TypeVar("F", bound=Callable[..., Any])

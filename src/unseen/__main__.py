@@ -1,0 +1,7 @@
+"""`python -m unseen`."""
+
+import sys
+
+from unseen.cli import main
+
+sys.exit(main())
