@@ -47,8 +47,10 @@ class Training(eqx.Module):
     data: PyTree
 
 
-def cross_entropy(logits: Float[Array, "*batch classes"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """-log softmax(logits)[target] of each example, in nats; the target is picked by a product, not a gather."""
+def cross_entropy(
+    logits: Float[Array, "*batch classes"], targets: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """-log softmax(logits)[target] of each example, in nats; the target is picked by a product, no gather."""
     chosen = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * chosen, axis=-1)
 
@@ -138,10 +140,12 @@ def classifier(
         seen = examples(state)
         predictions = state.model(*seen.inputs)
         sides = {"train": (seen.targets, seen.train), "test": (seen.labels, seen.test)}
-        measures = {f"{side}_loss": weighted_mean(loss(predictions, y), w) for side, (y, w) in sides.items()}
-        if score is not None:
-            measures |= {f"{side}_accuracy": weighted_mean(score(predictions, y), w) for side, (y, w) in sides.items()}
-        return measures | dict(measure(state.model, seen) if measure else {})
+        measures = dict(measure(state.model, seen)) if measure else {}
+        for side, (y, w) in sides.items():
+            measures[f"{side}_loss"] = weighted_mean(loss(predictions, y), w)
+            if score is not None:
+                measures[f"{side}_accuracy"] = weighted_mean(score(predictions, y), w)
+        return measures
 
     return Learner(
         init=init,

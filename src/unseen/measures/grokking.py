@@ -34,7 +34,8 @@ class GrokkingTimes:
 
     def sel(self, **indexers: object) -> GrokkingTimes:
         """Select conditions by coordinate, as `xarray.DataArray.sel`."""
-        return GrokkingTimes(self.fit.sel(**indexers), self.generalise.sel(**indexers), self.rise.sel(**indexers))
+        fit, generalise, rise = (x.sel(**indexers) for x in (self.fit, self.generalise, self.rise))
+        return GrokkingTimes(fit, generalise, rise)
 
 
 @dataclasses.dataclass(frozen=True)

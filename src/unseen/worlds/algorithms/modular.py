@@ -115,7 +115,12 @@ class ModularArithmetic:
         return OPERATIONS[self.operation](self.modulus)[1]
 
     def split(
-        self, key: PRNGKeyArray, fraction: Scalar, *, duplicates_together: bool = False, corrupted: Scalar = 0.0
+        self,
+        key: PRNGKeyArray,
+        fraction: Scalar,
+        *,
+        duplicates_together: bool = False,
+        corrupted: Scalar = 0.0,
     ) -> PairSplit:
         """Hold out operand pairs.
 
