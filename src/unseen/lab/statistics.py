@@ -427,7 +427,7 @@ def interquartile_mean(values: Array, *, level: float = 0.95) -> Interval:
     n, tasks = x.shape
     if n == 0:
         return Interval(math.nan, -math.inf, math.inf, 0, missing, "IQM")
-    estimate = float(_trimmed_mean(x.ravel(), axis=0))
+    estimate = float(_trimmed_mean(x.reshape(1, -1), axis=1)[0])
     if not math.isfinite(estimate) or not np.isfinite(_winsorised(x.ravel())).all():
         return Interval(estimate, -math.inf, math.inf, n, missing, "IQM")
     if tasks > 1:
@@ -511,7 +511,7 @@ def _wilson(k: float, n: float, level: float) -> tuple[float, float]:
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
-def _clopper_pearson(k: float, n: float, level: float) -> tuple[float, float]:
+def _clopper_pearson(k: float, n: float | int, level: float) -> tuple[float, float]:
     from scipy.special import betaincinv
 
     tail = 0.5 - level / 2
