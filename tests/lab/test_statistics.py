@@ -1,8 +1,10 @@
 """Each statistic against scipy or by hand, and the intervals against what they promise."""
 
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -480,3 +482,11 @@ def test_rows_are_what_mean_interval_returns():
 def test_statistics_do_not_import_jax():
     code = "import sys, unseen.lab.statistics; sys.exit('jax' in sys.modules or 'scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_examples_of_the_page_run_and_print_what_it_says(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile("\n".join(blocks), "docs/statistics.md", "exec"), {"__name__": "page"})
+    said = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
+    assert said and capsys.readouterr().out.splitlines() == said

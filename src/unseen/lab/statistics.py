@@ -265,12 +265,12 @@ def mean_interval(
     no proof that the next seed would agree, least of all with few seeds.
 
     Censored values enter at their bound. What is estimated is then the *restricted mean*, of min(T, horizon)
-    for lower bounds. It lies at or below the mean of T, so `low`, an interval's lower end for the restricted
-    mean, also bounds the mean of T from below: a claim "at least" made with it errs on the safe side. The
-    other side is not known, and `high` is infinite. Upper bounds mirror this (`low` infinite); with both
-    kinds the interval is unbounded. `low` still is a t (BCa) limit for clipped data: where nearly all runs
-    are censored it misses the rare short time as it would miss any rare value (docs/statistics.md has
-    numbers).
+    for lower bounds. It lies at or below the mean of T, so `low`, a lower limit for the restricted mean, also
+    is one for the mean of T, and errs on the safe side of a claim "at least". The other side is not known:
+    `high` is infinite. Upper bounds mirror this (`low` infinite); with both kinds the interval is unbounded.
+    Clipped values are skewed, so with few seeds `low` is above the restricted mean more often than its nominal
+    2.5%, and with few values censored the distance to the mean of T does not make up for all of it (5 seeds,
+    30% censored: about 5%; docs/statistics.md has the table).
 
     Raises:
         UserError: if there is no value at all, more than one dimension, or with `log` a value at or below 0.
