@@ -253,9 +253,7 @@ def _run(command: Command, tokens: list[str]) -> int:
         if {"-h", "--help"} & set(tokens):
             _print_command_help("run", command)
             return 0
-        raise UserError(
-            "run takes the key of a study or the path of a study file, got none; `unseen list` shows the keys."
-        )
+        raise UserError("run takes the key of a study or the path of a study file, got none.")
     from unseen.atlas import catalogue
 
     if not target.endswith(".py") and os.sep not in target:
@@ -394,9 +392,7 @@ def _list(command: Command, tokens: list[str]) -> int:
     _print_table(("key", "year", "title", "family", "state"), table, flexible=2)
     if sys.stdout.isatty():
         done = sum(implemented for _, _, _, implemented in rows)
-        print(
-            f"{len(rows)} papers, {done} implemented. `unseen show KEY` tells more, `unseen run KEY` runs one."
-        )
+        print(f"{len(rows)} papers, {done} implemented; `unseen show KEY` tells more.")
     return 0
 
 
@@ -594,9 +590,7 @@ def _print_help() -> None:
 
 
 def _print_command_help(name: str, command: Command) -> None:
-    print(
-        f"usage: unseen {name}{f' {command.takes}' if command.takes else ''}{' [OPTIONS]' if command.options else ''}\n"
-    )
+    print(" ".join(filter(None, ["usage: unseen", name, command.takes, "[OPTIONS]"])) + "\n")
     print(f"{command.summary}\n")
     _print_options(command.options)
     if name == "run":

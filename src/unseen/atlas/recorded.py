@@ -93,7 +93,7 @@ def recorded(key: str) -> Recorded | None:
             key=str(record["key"]),
             version=str(record["version"]),
             date=str(record["date"]),
-            verdicts=tuple(verdict_from_json(v, says.get(v["claim"], "")) for v in record["verdicts"]),
+            verdicts=tuple(Verdict.from_json(v, says.get(v["claim"], "")) for v in record["verdicts"]),
             settings=dict(record["settings"]),
             seconds=float(record["seconds"]),
             record=record,
@@ -120,9 +120,8 @@ def refuse(study: Study, scale: str) -> None:
     registered = type(study)().settings()
     for name, value in study.settings().items():
         if value != registered[name]:
-            raise UserError(
-                f"--record takes the registered settings; {name} is {value!r}, registered as {registered[name]!r}."
-            )
+            was = registered[name]
+            raise UserError(f"--record takes the registered settings; {name} is {value!r}, not {was!r}.")
 
 
 def record(run: Run) -> Path:
@@ -155,23 +154,6 @@ def record(run: Run) -> Path:
     except OSError as error:
         raise UserError(f"Cannot write {file}: {error.strerror or error}.") from error
     return file
-
-
-def verdict_from_json(found: Mapping[str, Any], says: str = "") -> Verdict:
-    """The inverse of `Verdict.to_json`."""
-    numbers = {
-        name: float("nan") if found[name] is None else float(found[name])
-        for name in ("effect", "low", "high")
-    }
-    return Verdict(
-        claim=found["claim"],
-        verdict=found["verdict"],
-        n=int(found["n"]),
-        rule=found["rule"],
-        note=found["note"],
-        says=says,
-        **numbers,
-    )
 
 
 def _file(key: str) -> Path:

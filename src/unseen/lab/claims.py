@@ -124,6 +124,15 @@ class Verdict:
             "note": self.note,
         }
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], says: str = "") -> Verdict:
+        """The inverse of `to_json`; the claim's sentence is not part of the eight fields."""
+        effect, low, high = (
+            float("nan") if found[name] is None else float(found[name]) for name in ("effect", "low", "high")
+        )
+        claim, verdict, n, rule, note = (found[name] for name in ("claim", "verdict", "n", "rule", "note"))
+        return cls(claim, verdict, effect, low, high, int(n), rule, note, says)
+
 
 def _number(value: float) -> float | str | None:
     if value != value:
