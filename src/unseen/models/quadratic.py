@@ -1,4 +1,4 @@
-"""Two-layer networks on pairs of one-hot operands, both called as `model(left, right)`."""
+"""Networks on pairs of one-hot operands, all called as `model(left, right)`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from unseen.models.transformer import Transformer
 
 
 class QuadraticMLP(eqx.Module):
@@ -100,3 +102,33 @@ class EmbeddingMLP(eqx.Module):
         hidden = jax.nn.relu(read + self.bias)
         flat = hidden.reshape(-1, hidden.shape[-1]) @ self.out
         return flat.reshape(*hidden.shape[:-1], -1)
+
+
+class PairTransformer(eqx.Module):
+    """Causal transformer on the sequence x, operation sign, y, equals sign, read at the last position; the
+    same call as `QuadraticMLP`.
+
+    Source: Power et al. (2022, arXiv 2201.02177), appendix A.1.2: two layers of width 128 with four heads.
+    Pre-norm blocks with GELU stand for the paper's.
+
+    Attributes:
+        transformer: over the p operands and the two signs.
+    """
+
+    transformer: Transformer
+
+    def __init__(self, p: int, width: int, *, key: PRNGKeyArray, layers: int = 2, heads: int = 4):
+        """A transformer with p + 2 tokens and p outputs."""
+        self.transformer = Transformer(p + 2, width, p, key=key, layers=layers, heads=heads, max_time=4)
+
+    def __call__(
+        self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]
+    ) -> Float[Array, "*#batch p"]:
+        """Logits of one-hot operands whose batch shapes broadcast."""
+        left, right = jnp.broadcast_arrays(left, right)
+        p = left.shape[-1]
+        signs = jnp.broadcast_to(jnp.eye(p + 2)[p:], (*left.shape[:-1], 2, p + 2))
+        x, y = (jnp.pad(side, [(0, 0)] * (side.ndim - 1) + [(0, 2)]) for side in (left, right))
+        tokens = jnp.stack([x, signs[..., 0, :], y, signs[..., 1, :]], axis=-2)
+        flat = jax.vmap(self.transformer)(tokens.reshape(-1, 4, p + 2))[:, -1]
+        return flat.reshape(left.shape)

@@ -8,14 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge
 from unseen.lab.statistics import mean_interval, paired_difference, spearman
 from unseen.learners import classifier
 from unseen.measures.grokking import GrokkingClock, GrokkingTimes, steps_to_generalise_curve
-from unseen.models import EmbeddingMLP, QuadraticMLP
-from unseen.worlds.algorithms import ModularArithmetic
+from unseen.models import EmbeddingMLP, PairTransformer, QuadraticMLP
+from unseen.worlds.algorithms import OPERATIONS, ModularArithmetic, PairList, PairSplit
 
 Scalar = float | Float[Array, ""]
 
@@ -24,18 +25,19 @@ class GrokkingStudy(Study):
     """Delayed generalization on operation tables (Power et al., 2022).
 
     A network is trained on part of the table of a binary operation and tested on the other pairs. It fits its
-    training pairs within a hundred updates and answers the others at chance for long after; then test accuracy
-    rises to one. Measured is the wait, and how it depends on the training fraction, on weight decay and on the
-    operation; a table without structure is the control.
+    training pairs within a hundred updates and answers the others at chance for long after; then test
+    accuracy rises to one. Measured is the wait, and how it depends on the training fraction, on weight decay
+    and on the operation; a table without structure is the control.
 
     At laptop scale the network is the quadratic one of Gromov (2023) and training is full-batch AdamW, with
     decay on all weights and LeCun-normal initial values; the paper's own is a two-layer transformer.
     """
 
-    model: Literal["quadratic", "relu"] = "quadratic"  # network: quadratic MLP or ReLU MLP on embeddings
+    model: Literal["quadratic", "relu", "transformer"] = "quadratic"  # network on pairs of one-hot operands
     modulus: int = 31  # p; operands and classes are 0..p-1 (S5 has its own 120)
     width: int = 128  # hidden units
     learning_rate: float = 3e-3  # of AdamW with betas 0.9 and 0.98
+    warmup: int = 0  # updates over which the learning rate rises from 0
     batch_size: int | None = None  # pairs in an update; none for all of them
     steps: int = 4_000  # updates
     every: int = 20  # updates between two evaluations
@@ -47,6 +49,18 @@ class GrokkingStudy(Study):
     )
     traced = ("train_fraction", "weight_decay")
     smoke = dict(modulus=7, width=16, steps=60, seeds=2)
+    paper = dict(
+        model="transformer",
+        modulus=97,
+        learning_rate=1e-3,
+        warmup=10,
+        batch_size=512,
+        steps=100_000,
+        every=100,
+        seeds=3,
+        operation=(*(name for name in OPERATIONS if name != "multiply"), "random"),
+        train_fraction=(0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75),
+    )
     watch = ("train_accuracy", "test_accuracy")
 
     def check(self) -> None:
@@ -56,27 +70,34 @@ class GrokkingStudy(Study):
             raise UserError(f"train_fraction takes numbers between 0 and 1, got {self.train_fraction}.")
 
     def includes(self, operation: str, train_fraction: float, weight_decay: float) -> bool:
-        """A star: at most one condition differs from the centre (by default addition, 0.45, decay 1)."""
-        centre = (
-            self.operation[0],
-            min(self.train_fraction, key=lambda fraction: abs(fraction - 0.45)),
-            min(self.weight_decay, key=lambda decay: abs(decay - 1.0)),
-        )
+        """A star: at most one condition differs from the centre."""
         cell = (operation, train_fraction, weight_decay)
-        return sum(value != middle for value, middle in zip(cell, centre, strict=True)) <= 1
+        return sum(value != middle for value, middle in zip(cell, self.centre, strict=True)) <= 1
+
+    @property
+    def centre(self) -> tuple[str, float, float]:
+        """Operation, training fraction and decay that the others are compared with: the first operation, and
+        what is nearest to a fraction of 0.45 and a decay of 1."""
+        fraction = min(self.train_fraction, key=lambda value: abs(value - 0.45))
+        return self.operation[0], fraction, min(self.weight_decay, key=lambda value: abs(value - 1.0))
 
     def learner(self, operation: str, train_fraction: Scalar, weight_decay: Scalar) -> Learner:
         world = ModularArithmetic(self.modulus, operation)
-        network = {"quadratic": QuadraticMLP, "relu": EmbeddingMLP}[self.model]
+        network = {"quadratic": QuadraticMLP, "relu": EmbeddingMLP, "transformer": PairTransformer}[
+            self.model
+        ]
 
-        def data(key):
+        def data(key: PRNGKeyArray) -> PairSplit | PairList:
             split = world.split(key, train_fraction)
             return split if self.batch_size is None else split.listed()
 
+        rate = (
+            optax.linear_schedule(0, self.learning_rate, self.warmup) if self.warmup else self.learning_rate
+        )
         return classifier(
             lambda key: network(world.size, self.width, key=key),
             data,
-            optax.adamw(self.learning_rate, b1=0.9, b2=0.98, weight_decay=weight_decay),
+            optax.adamw(rate, b1=0.9, b2=0.98, weight_decay=weight_decay),
             batch_size=self.batch_size,
             steps=self.steps,
             every=self.every,
@@ -137,29 +158,52 @@ class GrokkingStudy(Study):
 
     def figure(self, e: xr.Dataset) -> Any:
         fig, (left, right) = figures.panels(2, height=4.4)
-        train, test, control, _, *_ = figures.COLORS
-        cell = e.sel(**ADDITION, train_fraction=0.45, weight_decay=1.0).isel(step=slice(1, None))
-        figures.curve(left, cell.train_accuracy, label="train", color=train)
-        figures.curve(left, cell.test_accuracy, label="test", color=test)
-        if "random" in e.operation:
-            random = e.test_accuracy.sel(operation="random", train_fraction=0.45, weight_decay=1.0)
-            figures.curve(left, random.isel(step=slice(1, None)), label="test, random table", color=control)
-        left.set(xscale="log", xlabel="update", ylabel="accuracy", ylim=(-0.03, 1.04))
-        left.set_title("The same table, pairs seen and unseen")
-        left.legend(loc="center left")
+        seen, unseen, control = figures.COLORS[0], figures.COLORS[1], "0.45"
+        operation, fraction, decay = self.centre
+        times = self.times(e).sel(operation=operation, weight_decay=decay)
+        cells = e.sel(train_fraction=fraction, weight_decay=decay).isel(step=slice(1, None))
+        figures.curve(left, cells.train_accuracy.sel(operation=operation), color=seen)
+        figures.curve(left, cells.test_accuracy.sel(operation=operation), color=unseen)
+        left.annotate("pairs it was\ntrained on", (110, 0.8), color=seen, size=13)
+        left.annotate("pairs it has\nnever seen", (800, 0.42), color=unseen, size=13)
+        if "random" in e.operation and operation != "random":
+            figures.curve(left, cells.test_accuracy.sel(operation="random"), color=control, lw=1.5)
+            left.annotate("the same without structure", (22, 0.07), color=control, size=12)
+        centre = times.sel(train_fraction=fraction)
+        if centre.generalise.reached.mean() > 0.5:
+            fit, generalise = (float(t.time.median()) for t in (centre.fit, centre.generalise))
+            left.annotate(
+                "", (generalise, 1.07), (fit, 1.07), arrowprops={"arrowstyle": "<->", "color": "0.3"}
+            )
+            middle = (math.sqrt(fit * generalise), 1.1)
+            left.annotate(f"{generalise / fit:.0f} times as long", middle, ha="center", size=13)
+        left.set(
+            xscale="log", xlabel="update", ylabel="accuracy", ylim=(-0.03, 1.2), yticks=np.linspace(0, 1, 6)
+        )
+        left.set_title(f"{operation} mod {self.modulus}, {fraction:.0%} of the table")
 
-        steps = self.times(e).generalise.sel(**ADDITION, weight_decay=1.0)
-        curve = steps_to_generalise_curve(steps)
-        right.plot(curve.train_fraction, curve["median"].where(np.isfinite(curve["median"])), color=test)
-        for fraction in curve.train_fraction.values:
-            runs = steps.sel(train_fraction=fraction)
+        curve = steps_to_generalise_curve(times.generalise)
+        right.plot(curve.train_fraction, curve["median"].where(np.isfinite(curve["median"])), color=unseen)
+        for share in curve.train_fraction.values:
+            runs = times.generalise.sel(train_fraction=share)
             there = runs.time.where(runs.reached)
-            right.plot(np.full(there.size, fraction), there, "o", ms=6, alpha=0.6, color=test)
+            right.plot(np.full(there.size, share), there, "o", ms=7, alpha=0.5, color=unseen, mew=0)
             if runs.censored:
-                right.plot(fraction, runs.horizon.max(), "^", ms=11, mfc="white", color=test, clip_on=False)
-                right.annotate(f"{runs.censored} not yet", (fraction, runs.horizon.max()), (10, -4), textcoords="offset points")
-        right.set(yscale="log", xlabel="share of the table trained on", ylabel="updates to 95% test accuracy")
-        right.set_title("Less data, longer wait")
+                horizon = float(runs.horizon.max())
+                right.plot(share, horizon, "^", ms=11, mfc="white", color=unseen, clip_on=False)
+                said = f"{runs.censored} of {runs.time.size} runs not by {horizon:,.0f}"
+                right.annotate(
+                    said, (share, horizon), (11, -5), textcoords="offset points", color=unseen, size=12
+                )
+        right.set(
+            yscale="log", xlabel="share of the table trained on", ylabel="updates to 95% on unseen pairs"
+        )
+        right.set(xticks=curve.train_fraction.values)
+        right.set_title("The wait, by how much it has seen")
+        for axis in (left.xaxis, right.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.set_minor_formatter(NullFormatter())
         return fig
 
 
