@@ -268,9 +268,9 @@ def mean_interval(
     for lower bounds. It lies at or below the mean of T, so `low`, a lower limit for the restricted mean, also
     is one for the mean of T, and errs on the safe side of a claim "at least". The other side is not known:
     `high` is infinite. Upper bounds mirror this (`low` infinite); with both kinds the interval is unbounded.
-    Clipped values are skewed, so with few seeds `low` is above the restricted mean more often than its nominal
-    2.5%, and with few values censored the distance to the mean of T does not make up for all of it (5 seeds,
-    30% censored: about 5%; docs/statistics.md has the table).
+    Clipped values are skewed, so with few seeds `low` is above the restricted mean more often than the
+    nominal 2.5%, and with few values censored the distance to the mean of T does not make up for all of it
+    (5 seeds, 30% censored: 3.9%; docs/statistics.md has the table).
 
     Raises:
         UserError: if there is no value at all, more than one dimension, or with `log` a value at or below 0.
