@@ -106,7 +106,7 @@ def run(
     on: str | None = None,
     fresh: bool = False,
     quiet: bool = False,
-    checkpoint_every: float | None = None,
+    checkpoint_every: float | int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Run:
     """Run a study, or go on with it, or return it at once if it is done.
@@ -305,7 +305,9 @@ class _Job:
         for kept in ("seconds", "timings", "started", "machine", "versions", "commit", "command", "block_size"):
             if kept in old:
                 now[kept] = old[kept]
-        files["report.html"] = render(now, verdicts, evidence, svg.decode(), self.paper or None).encode()
+        files["report.html"] = render(
+            self.whole_record(now), verdicts, evidence, svg.decode(), self.paper or None
+        ).encode()
         for name, content in files.items():
             if name != "evidence.nc":
                 self.store.write(name, content)
@@ -348,9 +350,15 @@ class _Job:
 
     def write_record(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Write `run.json` whole."""
+        record = self.whole_record(fields)
+        self.store.write_json("run.json", record)
+        return record
+
+    def whole_record(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What `run.json` says: what is known of study and machine, and `fields`."""
         defaults = type(self.study)().settings()
         settings = self.study.settings()
-        record = {
+        return {
             "format": FORMAT,
             "study": self.study.key,
             "id": self.id,
@@ -367,8 +375,6 @@ class _Job:
             "started": _now(),
             **fields,
         }
-        self.store.write_json("run.json", record)
-        return record
 
 
 def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) -> Verdict:
