@@ -10,8 +10,10 @@ from unseen.methods.merging import (
     sequential_merge,
     task_arithmetic,
 )
+from unseen.methods.temporal_augmentation import TemporalAugmentation
 
 __all__ = [
+    "TemporalAugmentation",
     "activation_gram",
     "average",
     "fisher_diagonal",
