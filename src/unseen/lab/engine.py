@@ -41,7 +41,7 @@ class Block:
 
     part: str
     static: Mapping[str, Any]
-    members: tuple[tuple[int, Mapping[str, float]], ...]
+    members: tuple[tuple[int, Mapping[str, Any]], ...]
     size: int
     host: bool = False
 
@@ -97,7 +97,7 @@ class Progress:
     label: str
     rounds: int
     members: int
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     phase: str = "running"
 
 
@@ -139,7 +139,7 @@ def plan(study: Study) -> tuple[list[Block], Shapes]:
     blocks: list[Block] = []
     shapes: Shapes = {}
     for p in study.parts.values():
-        groups: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, float]]]]] = {}
+        groups: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {}
         for cell in study.cells(p):
             static = {name: value for name, value in cell.items() if name not in p.traced}
             traced = {name: cell[name] for name in p.traced}
@@ -187,7 +187,7 @@ def build(study: Study, p: Part, static: Mapping[str, Any], traced: Mapping[str,
     return learner
 
 
-def shape_of(study: Study, p: Part, static: Mapping[str, Any], traced: Mapping[str, float]) -> Shape:
+def shape_of(study: Study, p: Part, static: Mapping[str, Any], traced: Mapping[str, Any]) -> Shape:
     """The learner's shape under one condition (its step counts and dimensions must not depend on traced ones)."""
     return Shape.of(build(study, p, static, traced))
 
