@@ -58,7 +58,9 @@ def render(
         record=record,
         paper=paper,
         title=paper["title"] if paper else record.get("study", "study"),
-        description=inspect.cleandoc(record.get("description", "")),
+        description=[
+            " ".join(text.split()) for text in inspect.cleandoc(record.get("description", "")).split("\n\n")
+        ],
         figure=_inline(figure_svg),
         claims=[_claim(v, registered.get(v.claim)) for v in verdicts],
         tally=[(name, n) for name in MARKS if (n := sum(v.verdict == name for v in verdicts))],
@@ -156,6 +158,7 @@ def _inline(svg: str) -> Markup:
 def _claim(v: Verdict, registered: Mapping[str, Any] | None) -> dict[str, Any]:
     halves = re.fullmatch(r"supported if (.*); refuted if (.*)", v.rule, re.DOTALL)
     supported_if, refuted_if = halves.groups() if halves else (v.rule, "")
+    bounds = thresholds(supported_if)
     return {
         "id": v.claim,
         "says": v.says,
@@ -168,7 +171,8 @@ def _claim(v: Verdict, registered: Mapping[str, Any] | None) -> dict[str, Any]:
         "amended": registered.get("amended", "") if registered else "",
         "supported_if": supported_if,
         "refuted_if": refuted_if,
-        "forest": forest(v, thresholds(supported_if), thresholds(refuted_if)),
+        # Where the first half does not say which number bounds the effect, the second one alone may mislead.
+        "forest": forest(v, bounds, thresholds(refuted_if) if bounds else ()),
     }
 
 
@@ -179,8 +183,10 @@ def _measured(v: Verdict) -> str:
 def thresholds(half: str) -> tuple[float, ...]:
     """The bounds that half a rule puts on its first statistic: one number, two for a range, none if unclear.
 
-    >>> thresholds("CI lower bound > 0.7 and at most 1 of 8 runs censored"), thresholds("CI inside [0.4, 0.6]")
-    ((0.7,), (0.4, 0.6))
+    >>> thresholds("CI lower bound > 0.7 and at most 1 of 8 runs censored")
+    (0.7,)
+    >>> thresholds("whole CI inside [0.4, 0.6]")
+    (0.4, 0.6)
     """
     found = _COMPARISON.search(half)
     if found is None:
@@ -193,12 +199,10 @@ def thresholds(half: str) -> tuple[float, ...]:
 
 
 def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> Markup:
-    """The effect with its interval beside the rule's thresholds, as a small picture; empty without a value."""
-    if math.isnan(v.effect):
+    """The effect with its interval beside the rule's thresholds, as a small picture; empty without either."""
+    if math.isnan(v.effect) or not (*supported, *refuted):
         return Markup("")
     shown = [x for x in (v.effect, v.low, v.high, *supported, *refuted) if math.isfinite(x)]
-    if not shown:
-        return Markup("")
     low, high = min(shown), max(shown)
     pad = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - pad, high + pad
@@ -220,7 +224,7 @@ def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> 
         parts.append(f'<path class="{v.verdict}" d="M{right + 6} 20l-8 -5v10z"/>')
     if math.isfinite(v.effect):
         parts.append(f'<circle class="{v.verdict}" cx="{at(v.effect)}" cy="20" r="5"/>')
-    label = f"{_measured(v)}; thresholds {', '.join(f'{b:g}' for b in (*supported, *refuted)) or 'not drawn'}"
+    label = f"{_measured(v)}; thresholds {', '.join(f'{bound:g}' for bound in (*supported, *refuted))}"
     return Markup('<svg class="forest" viewBox="0 0 320 50" role="img" aria-label="{}">{}</svg>').format(
         label, Markup("".join(parts))
     )
@@ -273,7 +277,7 @@ def curves(
     if not whole.size:
         return
     low, high = float(whole.min()), float(whole.max())
-    if 0 <= low and 0.5 <= high <= 1:
+    if low >= 0 and 0.5 <= high <= 1:
         low, high = 0.0, 1.0  # accuracies
     for title, lines in _cells(evidence, watch, settings):
         yield title, _panel(lines, low, high, title)
