@@ -141,8 +141,7 @@ def result(tmp_path: Path, monkeypatch) -> dict:
         "settings": {"seeds": 8},
         "seconds": 170.2,
         "verdicts": [
-            {"claim": c.id, "verdict": kind, "rule": c.rule, **numbers}
-            for c, kind in zip(claims, kinds, strict=True)
+            {"claim": c.id, "verdict": kind, "rule": c.rule, **numbers} for c, kind in zip(claims, kinds, strict=True)
         ],
     }
     monkeypatch.setattr(recorded, "RESULTS", tmp_path)
@@ -247,9 +246,7 @@ def test_a_run_prints_its_verdicts_and_leaves_its_files(here: Path, capsys) -> N
 
 def test_options_reach_the_study(here: Path, capsys) -> None:
     argv = "run --scale smoke small.py --learning_rate=1e-2 --weight-decay 1,0.5 --operation add --bias false"
-    found = json.loads(
-        say(capsys, *argv.split(), "--cap", "1e3", "--seeds", "2", "--first-seed", "7", "--json")
-    )
+    found = json.loads(say(capsys, *argv.split(), "--cap", "1e3", "--seeds", "2", "--first-seed", "7", "--json"))
     assert found["settings"] == {
         "seeds": 2,
         "first_seed": 7,
@@ -306,9 +303,7 @@ def test_ctrl_c_says_how_to_go_on(here: Path, capsys, monkeypatch) -> None:
 
 def test_a_defect_keeps_its_traceback(here: Path) -> None:
     (here / "broken.py").write_text(STUDY.replace("return x * (1", "return undefined * (1"))
-    done = subprocess.run(
-        [sys.executable, "-m", "unseen", "run", "broken.py"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "unseen", "run", "broken.py"], capture_output=True, text=True)
     assert done.returncode == 1 and "NameError" in done.stderr and "Traceback" in done.stderr
 
 
@@ -331,9 +326,15 @@ def test_a_plain_terminal_without_our_marks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [key for key, paper in catalogue.papers().items() if paper.is_implemented])
 def test_no_field_of_a_study_hides_behind_an_option_of_run(key: str) -> None:
     tree = ast.parse(catalogue.paper(key).study_file.read_text())
-    names = {
-        n.target.id for n in ast.walk(tree) if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
-    }
-    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg}
-    fields = {field.name for field in dataclasses.fields(Study)}
-    assert not {option.name for option in cli.COMMANDS["run"].options} & (names | fields) - {"out", "on"}
+    (study,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and "Study" in map(ast.unparse, node.bases)
+    )
+    names = {field.name for field in dataclasses.fields(Study)}
+    for node in ast.walk(study):
+        if isinstance(node, ast.AnnAssign) and node in study.body:
+            names.add(ast.unparse(node.target))
+        elif isinstance(node, ast.Assign | ast.keyword) and isinstance(node.value, ast.Call):
+            target = node.arg if isinstance(node, ast.keyword) else ast.unparse(node.targets[0])
+            if target == "varies":
+                names |= {keyword.arg for keyword in node.value.keywords if keyword.arg}
+    assert not {option.name for option in cli.COMMANDS["run"].options} & names

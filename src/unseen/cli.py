@@ -204,12 +204,8 @@ def study_options(study: type[Study]) -> tuple[Option, ...]:
     comments = field_comments(study)
     options = []
     for field in dataclasses.fields(study):
-        default = (
-            ",".join(map(_said, field.default)) if isinstance(field.default, tuple) else _said(field.default)
-        )
-        options.append(
-            Option(field.name, _type_name(hints[field.name]), comments.get(field.name, ""), default)
-        )
+        default = ",".join(map(_said, field.default)) if isinstance(field.default, tuple) else _said(field.default)
+        options.append(Option(field.name, _type_name(hints[field.name]), comments.get(field.name, ""), default))
     return tuple(options)
 
 
@@ -383,12 +379,8 @@ def _list(command: Command, tokens: list[str]) -> int:
         return 0
     table = []
     for entry, counts, stale, implemented in rows:
-        state = "  ".join(f"{n} {name}" for name, n in counts.items()) or (
-            "not recorded" if implemented else "open"
-        )
-        table.append(
-            (entry.key, str(entry.year), entry.title, entry.family, state + (" (stale)" if stale else ""))
-        )
+        state = "  ".join(f"{n} {name}" for name, n in counts.items()) or ("not recorded" if implemented else "open")
+        table.append((entry.key, str(entry.year), entry.title, entry.family, state + (" (stale)" if stale else "")))
     _print_table(("key", "year", "title", "family", "state"), table, flexible=2)
     if sys.stdout.isatty():
         done = sum(implemented for _, _, _, implemented in rows)
@@ -408,7 +400,7 @@ def _show_paper(command: Command, tokens: list[str]) -> int:
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
 
     def say(text: str, indent: int = 0) -> None:
-        print(textwrap.fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent))
+        print(_fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent))
 
     say(_bold(entry.title))
     print(f"{entry.authors}, {entry.year}" + (f", arXiv:{entry.arxiv}" if entry.arxiv else ""))
@@ -419,7 +411,7 @@ def _show_paper(command: Command, tokens: list[str]) -> int:
     print()
     print(f"family   {entry.family} ({entry.kind})\nworld    {entry.world}")
     for name, text in (("axis", entry.axis), ("adds", ", ".join(entry.components)), ("real", entry.real)):
-        print(textwrap.fill(text, width, initial_indent=f"{name:9}", subsequent_indent=" " * 9))
+        print(_fill(text, width, initial_indent=f"{name:9}", subsequent_indent=" " * 9))
     verdicts = {v.claim: v for v in result.verdicts} if result else {}
     print(f"\n{_bold('Claims')}")
     for claim in entry.claims:
@@ -482,8 +474,8 @@ def _worlds(command: Command, tokens: list[str]) -> int:
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     for world in listed:
         print(f"{_bold(world['name'])}  from {world['module']}")
-        print(textwrap.fill(world["summary"], width, initial_indent="  ", subsequent_indent="  "))
-        print(textwrap.fill(f"axes: {world['axes']}", width, initial_indent="  ", subsequent_indent="    "))
+        print(_fill(world["summary"], width, initial_indent="  ", subsequent_indent="  "))
+        print(_fill(f"axes: {world['axes']}", width, initial_indent="  ", subsequent_indent="    "))
     return 0
 
 
@@ -552,13 +544,15 @@ def _measured(v: Any) -> str:
 
 
 def _verdict_text(verdict: str) -> str:
-    return _styled(
-        f"{MARKS[verdict]} {verdict}", {"green": "32", "red": "31", "yellow": "33"}[COLORS[verdict]]
-    )
+    return _styled(f"{MARKS[verdict]} {verdict}", {"green": "32", "red": "31", "yellow": "33"}[COLORS[verdict]])
 
 
 def _stale_text(why: str) -> str:
     return f"; stale: {why}" if why else ""
+
+
+def _fill(text: str, width: int, **indents: str) -> str:
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, **indents)
 
 
 def _bold(text: str) -> str:
@@ -594,9 +588,7 @@ def _print_command_help(name: str, command: Command) -> None:
     print(f"{command.summary}\n")
     _print_options(command.options)
     if name == "run":
-        print(
-            "\nEvery setting and condition of a study is an option, too: `unseen run KEY --help` shows them."
-        )
+        print("\nEvery setting and condition of a study is an option, too: `unseen run KEY --help` shows them.")
     if command.examples:
         print("\nexamples:")
         width = max(len(line) for line, _ in command.examples)
@@ -618,7 +610,7 @@ def _print_study_help(study: type[Study], target: str, command: Command, fields:
         changes = getattr(study, scale)
         if changes:
             said = ", ".join(f"{name} {value}" for name, value in changes.items())
-            print(textwrap.fill(f"--scale {scale}: {said}", 100, subsequent_indent="  "))
+            print(_fill(f"--scale {scale}: {said}", 100, subsequent_indent="  "))
 
 
 def _print_options(options: Iterable[Option]) -> None:
@@ -628,11 +620,7 @@ def _print_options(options: Iterable[Option]) -> None:
         if len(head) > 34:
             print(head)
             head = ""
-        print(
-            textwrap.fill(tail, 104, initial_indent=f"{head:36}", subsequent_indent=" " * 36)
-            if tail
-            else head
-        )
+        print(_fill(tail, 104, initial_indent=f"{head:36}", subsequent_indent=" " * 36) if tail else head)
 
 
 STATUSES = ("implemented", "open", "recorded", "stale", "supported", "refuted", "inconclusive")
