@@ -4,8 +4,13 @@ from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
+from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
+from unseen.models.transformer import Transformer
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "CategoricalPolicy",
     "DecisionTransformer",
     "EmbeddingMLP",
@@ -13,6 +18,12 @@ __all__ = [
     "GaussianPolicy",
     "PairTransformer",
     "QuadraticMLP",
+    "Recurrent",
+    "StackRNN",
+    "TapeRNN",
+    "Transformer",
     "layer_inputs",
     "torch_layer_inputs",
+    "update_stack",
+    "update_tape",
 ]
