@@ -11,6 +11,7 @@ RESULTS = ROOT / "src" / "unseen" / "atlas" / "results"
 
 
 def on_files(files, config):
+    """MkDocs calls this with the files of the site."""
     for picture in sorted(RESULTS.rglob("*.png")):
         files.append(File.generated(config, f"results/{picture.name}", abs_src_path=str(picture)))
     files.append(File.generated(config, "results.md", content=results_page()))
@@ -19,6 +20,7 @@ def on_files(files, config):
 
 
 def results_page():
+    """The recorded verdicts, as Markdown."""
     lines = [
         "# What came out",
         "",
@@ -28,18 +30,31 @@ def results_page():
     for file in sorted(RESULTS.rglob("*.json")):
         result = json.loads(file.read_text())
         key = file.stem
-        lines += [f"## {key}", "", f"![{key}](results/{key}.png)", "", "| claim | verdict | effect [95% interval] | n | note |", "|---|---|---|---|---|"]
+        lines += [
+            f"## {key}",
+            "",
+            f"![{key}](results/{key}.png)",
+            "",
+            "| claim | verdict | effect [95% interval] | n | note |",
+            "|---|---|---|---|---|",
+        ]
         for v in result["verdicts"]:
-            numbers = "no value" if v["effect"] is None else f"{short(v['effect'])} [{short(v['low'])}, {short(v['high'])}]"
-            lines.append(f"| {v['claim']} | **{v['verdict']}** | {numbers} | {v['n']} | {v['note'].replace('|', '/')} |")
+            numbers = (
+                "no value" if v["effect"] is None else f"{short(v['effect'])} [{short(v['low'])}, {short(v['high'])}]"
+            )
+            lines.append(
+                f"| {v['claim']} | **{v['verdict']}** | {numbers} | {v['n']} | {v['note'].replace('|', '/')} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
 
 def short(value):
+    """A number with three digits."""
     return value if isinstance(value, str) or value is None else f"{value:.3g}"
 
 
 def own_study_page():
+    """CONTRIBUTING, under another title."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.sub(r"^# Contributing", "# Write my own study", text, count=1)

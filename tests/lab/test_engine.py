@@ -44,9 +44,7 @@ def truth(study, blocks):
     return collect(study, blocks)
 
 
-@pytest.mark.parametrize(
-    ("members", "count"), [(1, 1), (2, 2), (5, 2), (16, 2), (32, 2), (33, 4), (72, 6), (3, 2)]
-)
+@pytest.mark.parametrize(("members", "count"), [(1, 1), (2, 2), (5, 2), (16, 2), (32, 2), (33, 4), (72, 6), (3, 2)])
 def test_a_group_is_cut_into_an_even_number_of_blocks(members, count):
     assert blocks_for(members) == count
 

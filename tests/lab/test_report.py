@@ -115,9 +115,7 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_needs_nothing_else() -> None:
     page = render(RECORD, VERDICTS, evidence(), SVG, PAPER)
     parsed = Page(page)
-    assert (
-        parsed.fetched == [] and "script" not in parsed.tags and "url(" not in page and "@import" not in page
-    )
+    assert parsed.fetched == [] and "script" not in parsed.tags and "url(" not in page and "@import" not in page
     assert "<!DOCTYPE svg>" not in page and '<svg viewBox="0 0 10 10">' in page
 
 
@@ -177,9 +175,7 @@ def test_the_bar_puts_the_interval_on_the_right_side_of_the_threshold() -> None:
     v = VERDICTS[0]
     drawn = forest(dataclasses.replace(v, high=1.2), (0.7,), (0.2,))
     at = {kind: float(x) for kind, x in re.findall(r'class="bound (\w+)" x1="([\d.]+)"', drawn)}
-    (left, right) = map(
-        float, re.search(r'class="interval supported" x1="([\d.]+)" x2="([\d.]+)"', drawn).groups()
-    )
+    (left, right) = map(float, re.search(r'class="interval supported" x1="([\d.]+)" x2="([\d.]+)"', drawn).groups())
     assert at["refuted"] < at["supported"] < left < right
     # 0.9 lies 0.2/0.5 of the way between 0.7 and 1.2, in the same units on the page.
     assert (left - at["supported"]) / (right - at["supported"]) == pytest.approx(0.2 / 0.5, abs=0.01)
@@ -202,9 +198,7 @@ def test_one_picture_for_each_condition_that_was_run() -> None:
 
 
 def test_a_mean_curve_stands_where_its_values_are() -> None:
-    flat = xr.Dataset(
-        {"accuracy": (("seed", "step"), np.full((2, 3), 0.25))}, {"seed": [0, 1], "step": [0, 5, 10]}
-    )
+    flat = xr.Dataset({"accuracy": (("seed", "step"), np.full((2, 3), 0.25))}, {"seed": [0, 1], "step": [0, 5, 10]})
     flat["accuracy"][:, 2] = 1.0
     (_, picture) = next(curves(flat, ("accuracy",), {}))
     mean = re.findall(r'd="M([^"Z]*)" fill="none" stroke="#', picture)[0]

@@ -1,5 +1,6 @@
 """A run must not lose or lie: tested by killing, damaging, filling and sharing real directories."""
 
+import io
 import json
 import os
 import random
@@ -37,7 +38,11 @@ def start(file, out, checkpoint="0.05", **settings):
     code = CODE.format(file=str(file), out=str(out), settings=settings)
     environment = {**os.environ, "UNSEEN_CHECKPOINT_SECONDS": checkpoint}
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -257,7 +262,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(toy, whole, 
     _mounted(disk, "-o", "size=128k")
     try:
         (disk / "ballast").write_bytes(b"x" * 110_000)
-        with pytest.raises(UserError, match=r"Cannot write .*No space left on device.*Free some space and run the same command"):
+        with pytest.raises(
+            UserError,
+            match=r"Cannot write .*No space left on device.*Free some space and run the same command",
+        ):
             run(toy.at_scale("smoke"), out=disk / "run", quiet=True, checkpoint_every=0.0)
         assert not list((disk / "run").glob("**/*.part"))
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
@@ -365,7 +373,7 @@ def test_leaving_out_a_condition_that_a_claim_needs_is_said_not_raised(toy, tmp_
 def test_the_run_shows_itself(whole):
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=open(os.devnull, "w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(whole)
     text = console.export_text()
     assert "supported" in text and "The loss falls." in text and "report.html" in text

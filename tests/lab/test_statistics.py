@@ -67,9 +67,7 @@ def test_log_is_the_interval_of_the_geometric_mean(n):
     assert log.estimate == pytest.approx(st.gmean(x))
     assert (log.low, log.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
     inverse = s.mean_interval(1 / x, log=True)  # the ratio the other way round: the same statement
-    assert (1 / inverse.high, 1 / inverse.low) == pytest.approx(
-        (log.low, log.high), rel=1e-9 if n < 20 else 0.05
-    )
+    assert (1 / inverse.high, 1 / inverse.low) == pytest.approx((log.low, log.high), rel=1e-9 if n < 20 else 0.05)
 
 
 @given(hs.lists(numbers, min_size=2, max_size=12), hs.floats(0.5, 8), numbers)
@@ -118,9 +116,7 @@ def test_mean_takes_one_value_per_seed():
 
 def test_first_step_by_hand():
     holds = [[0, 1, 0, 1, 1, 1], [1, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
-    condition = over(
-        np.array(holds, bool), "seed", "step", step=[10, 20, 30, 40, 50, 60], seed=[100, 101, 102]
-    )
+    condition = over(np.array(holds, bool), "seed", "step", step=[10, 20, 30, 40, 50, 60], seed=[100, 101, 102])
     once, held = s.first_step(condition), s.first_step(condition, hold=3)
     assert once.time.values.tolist() == [20, 10, 60] and once.reached.values.tolist() == [True, True, False]
     assert held.time.values.tolist() == [40, 60, 60] and held.reached.values.tolist() == [True, False, False]
@@ -141,13 +137,9 @@ def test_first_step_is_the_first_window(holds, hold):
 
 
 def test_a_diverged_run_never_reaches_and_an_unrun_one_is_missing():
-    accuracy = over(
-        [[0.1, 0.99, 1], [0.1, math.nan, math.nan], [0.1, 0.2, math.nan], [math.nan] * 3], "seed", "step"
-    )
+    accuracy = over([[0.1, 0.99, 1], [0.1, math.nan, math.nan], [0.1, 0.2, math.nan], [math.nan] * 3], "seed", "step")
     observed = over([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]], "seed", "step").astype(bool)
-    found = s.first_step(
-        accuracy.assign_coords(step=[1, 2, 3]) > 0.9, observed=observed.assign_coords(step=[1, 2, 3])
-    )
+    found = s.first_step(accuracy.assign_coords(step=[1, 2, 3]) > 0.9, observed=observed.assign_coords(step=[1, 2, 3]))
     np.testing.assert_array_equal(found.time, [2, 3, 2, math.nan])
     assert found.reached.values.tolist() == [True, False, False, False] and found.censored == 2
     assert s.mean_interval(found).missing == 1
@@ -347,9 +339,7 @@ def test_pairs_are_seeds_and_a_lost_one_is_missing():
 
 
 def test_conditions_of_one_dataset_pair_up():
-    e = xr.Dataset(
-        {"accuracy": (("decay", "seed"), rng.random((2, 5)))}, {"decay": [0.0, 1.0], "seed": range(5)}
-    )
+    e = xr.Dataset({"accuracy": (("decay", "seed"), rng.random((2, 5)))}, {"decay": [0.0, 1.0], "seed": range(5)})
     on, off = e.accuracy.sel(decay=1.0), e.accuracy.sel(decay=0.0)
     paired = s.mean_interval(s.paired_difference(on, off))
     peer = st.ttest_rel(on.values, off.values).confidence_interval()
@@ -417,9 +407,7 @@ def test_coefficient_of_determination_by_hand():
 
 
 def test_trend_by_hand(curves):
-    y = over(
-        [[1.0, 2, 3], [3, 2, 1], [1, 1, 1], [1, 3, 2], [1, math.inf, math.inf], [1, math.nan, 3]], "seed", "d"
-    )
+    y = over([[1.0, 2, 3], [3, 2, 1], [1, 1, 1], [1, 3, 2], [1, math.inf, math.inf], [1, math.nan, 3]], "seed", "d")
     np.testing.assert_allclose(s.monotone_trend(y, "d"), [1, -1, 0, 1 / 3, 2 / 3, math.nan])
     _, y = curves
     pages = [np.mean([np.sign(b - a) for i, a in enumerate(r) for b in r[i + 1 :]]) for r in y.values]

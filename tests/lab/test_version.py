@@ -146,9 +146,7 @@ def test_a_study_outside_of_the_package_keeps_its_version_when_it_moves(house: P
     for name in ("mine.py", "elsewhere/yours.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert source_version(tmp_path / "mine.py", house) == source_version(
-        tmp_path / "elsewhere/yours.py", house
-    )
+    assert source_version(tmp_path / "mine.py", house) == source_version(tmp_path / "elsewhere/yours.py", house)
 
 
 def test_the_real_package_needs_no_jax() -> None:
@@ -163,9 +161,7 @@ def test_the_real_package_needs_no_jax() -> None:
 def test_a_cycle_of_imports_ends(house: Path) -> None:
     (house / "worlds/algorithms/modular.py").write_text("from .stack import Stack\n")
     (house / "worlds/algorithms/stack.py").write_text("from .modular import Modular\n")
-    (house / "worlds/algorithms/stack.py").write_text(
-        "from unseen.worlds.algorithms.modular import Modular\n"
-    )
+    (house / "worlds/algorithms/stack.py").write_text("from unseen.worlds.algorithms.modular import Modular\n")
     before = version(house)
     edit(house / "worlds/algorithms/stack.py", "import Modular", "import Modular as M")
     assert version(house) != before

@@ -29,7 +29,10 @@ class Toy(Study):
 
         def init(key):
             key, k = jax.random.split(key)
-            bad = (jax.random.key_data(key) == jax.random.key_data(jax.random.split(jax.random.key(max(self.poison, 0)))[0])).all()
+            bad = (
+                jax.random.key_data(key)
+                == jax.random.key_data(jax.random.split(jax.random.key(max(self.poison, 0)))[0])
+            ).all()
             return dict(w=jax.random.normal(k, (self.width, self.width)), key=key, bad=bad & (self.poison >= 0))
 
         def loss(w):
@@ -66,10 +69,20 @@ class Toy(Study):
             return total + len(word)
 
         return Learner(
-            init=lambda key: np.zeros(3), advance=advance, measure=lambda s: {"total": s.sum()}, steps=4, host=True
+            init=lambda key: np.zeros(3),
+            advance=advance,
+            measure=lambda s: {"total": s.sum()},
+            steps=4,
+            host=True,
         )
 
-    @claim("falls", says="The loss falls.", statistic="final loss", supported_if="CI upper bound < 0.9", refuted_if="CI lower bound > 0.9")
+    @claim(
+        "falls",
+        says="The loss falls.",
+        statistic="final loss",
+        supported_if="CI upper bound < 0.9",
+        refuted_if="CI lower bound > 0.9",
+    )
     def falls(self, e):
         ci = statistics.mean_interval(e.end.sel(rate=0.3, kind="plain"))
         return judge(ci, supported=ci.high < 0.9, refuted=ci.low > 0.9)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unseen.lab.claims import ClaimText, Judgement, Verdict, above, below, claim, judge
     from unseen.lab.errors import RunInterrupted, UserError
     from unseen.lab.learner import Learner
-    from unseen.lab.run import Run, run
+    from unseen.lab.run import Run
     from unseen.lab.study import Part, Study, part
 
 _HOMES = {

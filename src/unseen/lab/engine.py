@@ -74,6 +74,7 @@ class Shape:
 
     @classmethod
     def of(cls, learner: Learner) -> Shape:
+        """The shape of a learner."""
         return cls(
             learner.rounds,
             learner.every,
@@ -152,8 +153,7 @@ def plan(study: Study) -> tuple[list[Block], Shapes]:
             count = len(members) if host else blocks_for(len(members), limit)
             size = math.ceil(len(members) / count)
             blocks += [
-                Block(p.name, static, tuple(members[i : i + size]), size, host)
-                for i in range(0, len(members), size)
+                Block(p.name, static, tuple(members[i : i + size]), size, host) for i in range(0, len(members), size)
             ]
     if not blocks:
         raise UserError(f"{study.key} has no condition to run with these settings.")
@@ -208,7 +208,7 @@ def set_up() -> None:
 
     if not jax._src.xla_bridge.backends_are_initialized():  # type: ignore[attr-defined]
         jax.config.update("jax_num_cpu_devices", int(os.environ.get("UNSEEN_DEVICES", len(os.sched_getaffinity(0)))))
-    if os.environ.get("UNSEEN_CACHE_PROGRAMS", "1") != "0" and not jax.config.jax_compilation_cache_dir:
+    if os.environ.get("UNSEEN_CACHE_PROGRAMS", "1") != "0" and not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         from unseen.lab.machine import cpu_name
         from unseen.lab.store import home
 
@@ -301,18 +301,23 @@ class Programs:
 
     def inputs(self, blocks: Sequence[Block]) -> tuple[Any, Any]:
         """Seeds and traced conditions of `abreast` blocks, padded to their shape."""
-        members = [m for block in blocks for m in [*block.members, *[block.members[-1]] * (block.size - len(block.members))]]
+        members = [
+            m for block in blocks for m in [*block.members, *[block.members[-1]] * (block.size - len(block.members))]
+        ]
         seeds = np.stack([_key_data(seed) for seed, _ in members])
         names = tuple(members[0][1])
         return seeds, tuple(np.asarray([t[n] for _, t in members], _dtype(members[0][1][n])) for n in names)
 
     def start(self, seeds: Any, traced: Any) -> Any:
+        """States and first measures of new members."""
         return self._start(seeds, traced)
 
     def step(self, traced: Any, arrays: Any) -> Any:
+        """States and measures one round further on; `arrays` is used up."""
         return self._step(traced, arrays)
 
     def finish(self, traced: Any, arrays: Any) -> Any:
+        """The final measures."""
         return self._finish(traced, arrays)
 
 
@@ -332,7 +337,7 @@ class _Compiled:
         tree = jax.tree.structure(self.shape)
 
         def call(constants: Any, *arguments: Any) -> Any:
-            flat = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(arguments))
+            flat = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(arguments))  # pyright: ignore
             return jax.tree.unflatten(tree, flat)
 
         mesh = Mesh(np.asarray(jax.devices()[:abreast]), ("block",))
@@ -340,9 +345,13 @@ class _Compiled:
         mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=P("block"), check_vma=False)
         self._sharding = NamedSharding(mesh, P("block"))
         whole = [jax.tree.map(lambda s: _times(s, abreast, self._sharding), part) for part in example]
-        self._constants = jax.device_put([np.asarray(c) if not _is_key(c) else c for c in closed.consts], NamedSharding(mesh, P()))
+        self._constants = jax.device_put(
+            [np.asarray(c) if not _is_key(c) else c for c in closed.consts], NamedSharding(mesh, P())
+        )
         # The state is handed over (its memory is used for the next one); traced conditions are used again.
-        self._lower = lambda: jax.jit(mapped, donate_argnums=(len(example),) if donate else ()).lower(self._constants, *whole)
+        self._lower = lambda: jax.jit(mapped, donate_argnums=(len(example),) if donate else ()).lower(
+            self._constants, *whole
+        )
         self._program: Any = None
         self.bytes = 0
 
@@ -363,7 +372,8 @@ class _Compiled:
         import jax
 
         placed = jax.tree.map(
-            lambda x: x if getattr(x, "sharding", None) == self._sharding else jax.device_put(x, self._sharding), arguments
+            lambda x: x if getattr(x, "sharding", None) == self._sharding else jax.device_put(x, self._sharding),
+            arguments,
         )
         return self._program(self._constants, *placed)
 
@@ -382,8 +392,9 @@ def _is_float(x: Any) -> bool:
 
 def _is_key(x: Any) -> bool:
     import jax
+    import jax.numpy as jnp
 
-    return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _key_data(seed: int) -> np.ndarray:
@@ -393,13 +404,19 @@ def _key_data(seed: int) -> np.ndarray:
 
 
 def _dtype(value: Any) -> Any:
-    return np.int32 if isinstance(value, int) and not isinstance(value, bool) else (bool if isinstance(value, bool) else np.float32)
+    return (
+        np.int32
+        if isinstance(value, int) and not isinstance(value, bool)
+        else (bool if isinstance(value, bool) else np.float32)
+    )
 
 
 # The outer loop ----------------------------------------------------------------------------------------------
 
 
-def run_blocks(study: Study, blocks: Sequence[Block], control: Control) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
+def run_blocks(
+    study: Study, blocks: Sequence[Block], control: Control
+) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
     """Run blocks and yield each one's evidence when it is done.
 
     Blocks of one group run abreast, one a device. A group whose program needs more memory than there is runs
@@ -429,7 +446,9 @@ def run_blocks(study: Study, blocks: Sequence[Block], control: Control) -> Itera
         except OutOfMemory as error:
             left = [block for block in group if block not in getattr(error, "done", ())]
             if left[0].size == 1 and len(left) == 1:
-                raise MemoryError(f"One member of {study.key} ({label_of(left[0])}) does not fit into memory.") from error
+                raise MemoryError(
+                    f"One member of {study.key} ({label_of(left[0])}) does not fit into memory."
+                ) from error
             # First fewer abreast (the bits stay), then smaller blocks (recorded).
             waiting = ([[b] for b in left] if len(left) > 1 else [left[0].halves()]) + waiting
 
@@ -571,7 +590,11 @@ def _stack_state(kept: Sequence[Mapping[str, np.ndarray]], shape: Any) -> Any:
     leaves, tree = jax.tree.flatten(shape)
     stacked = [np.concatenate([k[f"{_STATE}{j}"] for k in kept]) for j in range(len(leaves))]
     return jax.tree.unflatten(
-        tree, [jax.random.wrap_key_data(x) if _is_key(leaf) else x for x, leaf in zip(stacked, leaves, strict=True)]
+        tree,
+        [
+            jax.random.wrap_key_data(jax.numpy.asarray(x)) if _is_key(leaf) else x
+            for x, leaf in zip(stacked, leaves, strict=True)
+        ],
     )
 
 
@@ -614,7 +637,9 @@ def _run_host(study: Study, block: Block, control: Control) -> dict[str, np.ndar
         spent = np.asarray([0.0, before + time.perf_counter() - began])
         control.save(block.name, {"round": np.asarray(done_rounds), "seconds": spent, **arrays, **series})
 
-    watch = lambda: {n: float(x) for n, x in history[-1].items() if x.ndim == 0 and n not in ("diverged", "done")}  # noqa: E731
+    def watch() -> dict[str, float]:
+        return {n: float(x) for n, x in history[-1].items() if x.ndim == 0 and n not in ("diverged", "done")}
+
     control.report(Progress(block.name, label, done_rounds, 1, watch()))
     saved = time.monotonic()
     while done_rounds < learner.rounds:
@@ -633,6 +658,7 @@ def _run_host(study: Study, block: Block, control: Control) -> dict[str, np.ndar
             history.append(history[-1])
         control.report(Progress(block.name, label, 1, 1, watch()))
     if control.stop():
+        snapshot()
         raise Stopped
     final = {} if learner.final is None else learner.final(state)
     result = {_SERIES + n: np.stack([h[n] for h in history])[None] for n in history[0]}

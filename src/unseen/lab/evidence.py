@@ -59,15 +59,24 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
                 )
             dims = (*((step,) if series else ()), *own)
             if layout.setdefault(name, dims) != dims:
-                raise TypeError(f"{type(study).__name__}.{p.name}: {name!r} is both a series and final, or changes dims.")
+                raise TypeError(
+                    f"{type(study).__name__}.{p.name}: {name!r} is both a series and final, or changes dims."
+                )
             kinds[name] = np.result_type(kinds.get(name, array.dtype), array.dtype)
             for dim, length in zip(own, array.shape[1 + series :], strict=True):
                 if dim in shape.coords:
                     if len(shape.coords[dim]) != length:
-                        raise TypeError(f"{type(study).__name__}.{p.name}: {name!r} has {length} values along {dim!r}, its coordinate {len(shape.coords[dim])}.")
+                        known = len(shape.coords[dim])
+                        raise TypeError(
+                            f"{type(study).__name__}.{p.name}: {name!r} has {length} values along {dim!r}, "
+                            f"its coordinate {known}."
+                        )
                     _extend(coords.setdefault(dim, []), shape.coords[dim])
                 elif sizes.setdefault(dim, length) != length:
-                    raise TypeError(f"{type(study).__name__}.{p.name}: {dim!r} has {sizes[dim]} and {length} values; give it coords.")
+                    raise TypeError(
+                        f"{type(study).__name__}.{p.name}: {dim!r} has {sizes[dim]} and {length} values; "
+                        "give it coords."
+                    )
         if any(k.startswith(_SERIES) for k in arrays if k not in (_SERIES + "diverged", _SERIES + "done")):
             _extend(coords.setdefault(step, []), shape.steps)
     coords = {dim: sorted(values) if _numeric(values) else values for dim, values in coords.items()}

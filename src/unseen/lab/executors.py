@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import queue
 import signal
@@ -98,7 +99,9 @@ def work(unit: str) -> list[tuple[str, bytes]]:
         control.report = lambda progress: _inbox.put(dataclasses.asdict(progress))
     if _stop is not None:
         control.stop = _stop.is_set
-    return [(json.dumps(dataclasses.asdict(block)), pack(arrays)) for block, arrays in run_blocks(study, blocks, control)]
+    return [
+        (json.dumps(dataclasses.asdict(block)), pack(arrays)) for block, arrays in run_blocks(study, blocks, control)
+    ]
 
 
 def _block(fields: dict[str, Any]) -> Block:
@@ -184,7 +187,9 @@ def _in_processes(study: Study, blocks: Sequence[Block], control: Control, check
             os.environ["UNSEEN_DEVICES"] = old
 
 
-def _on_ray(study: Study, blocks: Sequence[Block], control: Control, checkpoints: Store, address: str | None) -> Results:
+def _on_ray(
+    study: Study, blocks: Sequence[Block], control: Control, checkpoints: Store, address: str | None
+) -> Results:
     try:
         import ray
     except ImportError as error:
@@ -192,7 +197,7 @@ def _on_ray(study: Study, blocks: Sequence[Block], control: Control, checkpoints
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"on takes ray or ray=ADDRESS; no cluster answers at {address}: {reason}") from error

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SEQUENTIAL = "cividis"
-STYLE = {
+STYLE: Any = {
     "font.size": 13,
     "axes.titlesize": 14,
     "axes.spines.top": False,
@@ -29,7 +29,9 @@ STYLE = {
 }
 
 
-def panels(columns: int = 1, rows: int = 1, *, width: float = 5.0, height: float = 4.0, **kwargs: Any) -> tuple[Figure, Any]:
+def panels(
+    columns: int = 1, rows: int = 1, *, width: float = 5.0, height: float = 4.0, **kwargs: Any
+) -> tuple[Figure, Any]:
     """A figure with `rows` x `columns` axes in the laboratory's style; axes as matplotlib's `subplots`
     returns them. Sizes in inches a panel."""
     import matplotlib
@@ -41,7 +43,13 @@ def panels(columns: int = 1, rows: int = 1, *, width: float = 5.0, height: float
 
 
 def curve(
-    ax: Axes, values: xr.DataArray, *, x: str = "step", label: str = "", color: str | None = None, **kwargs: Any
+    ax: Axes,
+    values: xr.DataArray,
+    *,
+    x: str = "step",
+    label: str = "",
+    color: str | None = None,
+    **kwargs: Any,
 ) -> None:
     """Mean over seeds along `x` with the band of the individual seeds (minimum to maximum).
 
@@ -51,16 +59,22 @@ def curve(
     values = values.transpose("seed", x)
     mean = values.mean("seed", skipna=False)
     line = ax.plot(values[x], mean, label=label or None, color=color, **kwargs)[0]
-    ax.fill_between(
-        values[x], values.min("seed"), values.max("seed"), color=line.get_color(), alpha=0.18, linewidth=0
-    )
+    ax.fill_between(values[x], values.min("seed"), values.max("seed"), color=line.get_color(), alpha=0.18, linewidth=0)
 
 
-def dots(ax: Axes, position: float, values: Any, *, color: str | None = None, label: str = "", width: float = 0.16) -> None:
+def dots(
+    ax: Axes, position: float, values: Any, *, color: str | None = None, label: str = "", width: float = 0.16
+) -> None:
     """One dot a seed beside its mean, at one categorical position; a poor man's strip plot that shows n."""
     values = np.asarray(values, dtype=float).ravel()
     spread = np.linspace(-width, width, values.size) if values.size > 1 else np.zeros(1)
     ax.plot(position + spread, values, "o", ms=4, alpha=0.55, color=color)
     finite = values[np.isfinite(values)]
     if finite.size:
-        ax.plot([position - 1.6 * width, position + 1.6 * width], [finite.mean()] * 2, color=color, lw=3, label=label or None)
+        ax.plot(
+            [position - 1.6 * width, position + 1.6 * width],
+            [finite.mean()] * 2,
+            color=color,
+            lw=3,
+            label=label or None,
+        )

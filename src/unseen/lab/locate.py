@@ -76,7 +76,7 @@ def describe(study: Study) -> dict[str, Any]:
     if cls.__module__.startswith("unseen."):
         return {**where, "module": cls.__module__}
     source = source_of(cls)
-    if source is None or cls.__module__ == "__main__" and not source.exists():
+    if source is None or (cls.__module__ == "__main__" and not source.exists()):
         raise UserError(f"{cls.__name__} must be written in a file to run in other processes.")
     return {**where, "file": str(source)}
 
@@ -87,7 +87,8 @@ def restore(where: dict[str, Any]) -> Study:
         cls = getattr(importlib.import_module(where["module"]), where["class"])
     else:
         cls = study_in_file(where["file"], where["class"])
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in where["settings"].items()})
+    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in where["settings"].items()}
+    return cls(**settings)
 
 
 def source_of(cls: type[Study]) -> Path | None:

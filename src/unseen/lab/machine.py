@@ -55,7 +55,9 @@ def commit() -> str | None:
     try:
         ask = ["git", "-C", str(here)]
         revision = subprocess.run([*ask, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
-        changed = subprocess.run([*ask, "status", "--porcelain", "--", str(here.parent)], capture_output=True, text=True, timeout=5)
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--", str(here.parent)], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if revision.returncode:

@@ -30,7 +30,16 @@ class Display:
     def __enter__(self) -> Display:
         if not self.quiet:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import (
+                Progress as Bar,
+            )
 
             self.bar = Bar(
                 SpinnerColumn(),
@@ -48,7 +57,9 @@ class Display:
             self.whole = self.bar.add_task("[bold]all", total=self.total, completed=self.before, metrics="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()
 

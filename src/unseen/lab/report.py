@@ -58,16 +58,12 @@ def render(
         record=record,
         paper=paper,
         title=paper["title"] if paper else record.get("study", "study"),
-        description=[
-            " ".join(text.split()) for text in inspect.cleandoc(record.get("description", "")).split("\n\n")
-        ],
+        description=[" ".join(text.split()) for text in inspect.cleandoc(record.get("description", "")).split("\n\n")],
         figure=_inline(figure_svg),
         claims=[_claim(v, registered.get(v.claim)) for v in verdicts],
         tally=[(name, n) for name in MARKS if (n := sum(v.verdict == name for v in verdicts))],
         marks=MARKS,
-        settings=[
-            (name, _said(value), name in record.get("changed", {})) for name, value in settings.items()
-        ],
+        settings=[(name, _said(value), name in record.get("changed", {})) for name, value in settings.items()],
         seeds=_seeds(evidence),
         curves=list(itertools.islice(curves(evidence, record.get("watch", ()), settings), MOST_PANELS)),
         legend=list(zip(_drawn(evidence, record.get("watch", ())), CURVE_COLORS, strict=False)),
@@ -94,9 +90,7 @@ def rebuild(directory: str | Path, papers: Mapping[str, Mapping[str, Any]] | Non
     try:
         record = store.read_json("run.json")
         if record.get("status") != "done":
-            raise UserError(
-                f"The run in {store} is not finished; the same `unseen run` command goes on with it."
-            )
+            raise UserError(f"The run in {store} is not finished; the same `unseen run` command goes on with it.")
         files = {name: store.read(name) for name in ("evidence.nc", "verdicts.json", "figure.svg")}
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != record["files"].get(name):
@@ -248,9 +242,7 @@ def _cells(
     """Every combination of conditions that was run, with its curves over (seed, step)."""
     names = _drawn(evidence, watch)
     conditions = [
-        str(d)
-        for d in evidence.dims
-        if isinstance(settings.get(str(d)), list | tuple) and d in evidence.coords
+        str(d) for d in evidence.dims if isinstance(settings.get(str(d)), list | tuple) and d in evidence.coords
     ]
     used = [c for c in conditions if any(c in evidence[name].dims for name in names)]
     for values in itertools.product(*(evidence[c].values.tolist() for c in used)):
@@ -267,9 +259,7 @@ def _cells(
             yield ", ".join(f"{c.replace('_', ' ')} {_said(v)}" for c, v in varied.items()), found
 
 
-def curves(
-    evidence: xr.Dataset, watch: Sequence[str], settings: Mapping[str, Any]
-) -> Iterator[tuple[str, Markup]]:
+def curves(evidence: xr.Dataset, watch: Sequence[str], settings: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
     """A small picture for each combination of conditions: mean over seeds and the range of the seeds."""
     drawn = _drawn(evidence, watch)
     finite = [evidence[name].values[np.isfinite(evidence[name].values)] for name in drawn]
@@ -292,11 +282,7 @@ def _panel(lines: Sequence[tuple[xr.DataArray, str]], low: float, high: float, t
     parts.append(f'<text x="{right}" y="{bottom + 13}" text-anchor="end">{last:g}</text>')
     for values, color in lines:
         thin = values.isel(
-            {
-                values.dims[1]: np.unique(
-                    np.linspace(0, values.sizes[values.dims[1]] - 1, MOST_POINTS).astype(int)
-                )
-            }
+            {values.dims[1]: np.unique(np.linspace(0, values.sizes[values.dims[1]] - 1, MOST_POINTS).astype(int))}
         )
         array = np.where(np.isfinite(thin.values), thin.values, np.nan)
         kept = np.isfinite(array).all(0) | np.isfinite(array).any(0)
@@ -347,10 +333,6 @@ def _counts(counts: Mapping[str, int]) -> list[str]:
     }
     said = []
     for name, count in counts.items():
-        part, _, what = (
-            name.rpartition("_") if not name.endswith("stopped_at") else (name[:-11], "", "stopped_at")
-        )
-        said.append(
-            f"{count} members {words.get(what, what)}" + (f" in {part.replace('_', ' ')}" if part else "")
-        )
+        part, _, what = name.rpartition("_") if not name.endswith("stopped_at") else (name[:-11], "", "stopped_at")
+        said.append(f"{count} members {words.get(what, what)}" + (f" in {part.replace('_', ' ')}" if part else ""))
     return said

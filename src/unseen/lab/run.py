@@ -18,7 +18,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -71,7 +70,9 @@ class Run:
 
     def __repr__(self) -> str:
         lines = [f"{self.study.key}, {self.scale} scale, {self.seconds:.0f} s, {self.directory}"]
-        lines += [f"  {v.verdict:12} {v.claim}: {v.effect:.3g} [{v.low:.3g}, {v.high:.3g}], n = {v.n}" for v in self.verdicts]
+        lines += [
+            f"  {v.verdict:12} {v.claim}: {v.effect:.3g} [{v.low:.3g}, {v.high:.3g}], n = {v.n}" for v in self.verdicts
+        ]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -80,7 +81,9 @@ class Run:
         console = Console(file=io.StringIO(), record=True, width=120)
         console.print(self)
         picture = Store(self.directory).read("figure.svg").decode()
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>") + picture[picture.find("<svg") :]
+        return (
+            console.export_html(inline_styles=True, code_format="<pre>{code}</pre>") + picture[picture.find("<svg") :]
+        )
 
 
 def run_id(study: Study, version: str) -> str:
@@ -198,7 +201,8 @@ class _Job:
             elif record.get("settings") != self.study.settings():
                 mine, theirs = self.study.settings(), record.get("settings", {})
                 changed = [n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
-                why = f"a run with other settings ({', '.join(f'{n} {theirs.get(n)}, now {mine.get(n)}' for n in changed)})"
+                said = ", ".join(f"{n} {theirs.get(n)}, now {mine.get(n)}" for n in changed)
+                why = f"a run with other settings ({said})"
             else:
                 why = "a run of another version of the study"
             raise UserError(f"{self.store} holds {why}; choose another --out, or --fresh to replace it.")
@@ -222,7 +226,8 @@ class _Job:
         ours = self.store.exists("run.json")
         if not ours and (foreign := sorted({*self.store.names()} & {*FILES, PENDING})):
             raise UserError(
-                f"{self.store} has a {foreign[0]} that no run of unseen wrote (there is no run.json); choose another --out."
+                f"{self.store} has a {foreign[0]} that no run of unseen wrote (there is no run.json); "
+                "choose another --out."
             )
         self.write_record({"status": "unfinished"})
 
@@ -243,10 +248,17 @@ class _Job:
         if results and missing:
             self.say(f"Going on with {self.store}: {len(results)} of {len(results) + len(missing)} blocks are done.")
         control = checkpointed(pending, every)
-        with Display(self.study, blocks, shapes, [b for b, _ in results], quiet) as display, _ctrl_c() as asked:
+        with (
+            Display(self.study, blocks, shapes, [b for b, _ in results], quiet) as display,
+            _ctrl_c() as asked,
+        ):
             control.report, control.stop = display.report, asked.is_set
             try:
-                for block, arrays in execute(self.study, missing, control, checkpoints=pending, workers=workers, on=on) if missing else ():
+                for block, arrays in (
+                    execute(self.study, missing, control, checkpoints=pending, workers=workers, on=on)
+                    if missing
+                    else ()
+                ):
                     pending.write_arrays(f"{block.name}.block", arrays)
                     pending.remove(f"{block.name}.checkpoint")
                     results.append((block, arrays))
@@ -257,9 +269,15 @@ class _Job:
         self.sizes = {b.part: max(x.size for x, _ in results if x.part == b.part) for b, _ in results}
         planned = {b.part: max(x.size for x in blocks if x.part == b.part) for b in blocks}
         if self.sizes != planned:
-            self.say("Memory was short: some blocks were halved, so last bits may differ from a run on a larger machine.")
-        order = {(b.part, repr(dict(b.static)), m[0], repr(dict(m[1]))): i for i, b in enumerate(blocks) for m in b.members}
-        results.sort(key=lambda r: order[r[0].part, repr(dict(r[0].static)), r[0].members[0][0], repr(dict(r[0].members[0][1]))])
+            self.say(
+                "Memory was short: some blocks were halved, so last bits may differ from a run on a larger machine."
+            )
+        order = {
+            (b.part, repr(dict(b.static)), m[0], repr(dict(m[1]))): i for i, b in enumerate(blocks) for m in b.members
+        }
+        results.sort(
+            key=lambda r: order[r[0].part, repr(dict(r[0].static)), r[0].members[0][0], repr(dict(r[0].members[0][1]))]
+        )
         return evidence_.assemble(self.study, results, shapes, {"version": self.version})
 
     def _results_of(self, block: Block, pending: Store) -> tuple[list[evidence_.Result], list[Block]]:
@@ -302,7 +320,16 @@ class _Job:
             "figure.png": png,
         }
         now = {**self.facts(evidence), "status": "done"}
-        for kept in ("seconds", "timings", "started", "machine", "versions", "commit", "command", "block_size"):
+        for kept in (
+            "seconds",
+            "timings",
+            "started",
+            "machine",
+            "versions",
+            "commit",
+            "command",
+            "block_size",
+        ):
             if kept in old:
                 now[kept] = old[kept]
         files["report.html"] = render(
@@ -368,7 +395,9 @@ class _Job:
             "changed": {n: v for n, v in settings.items() if defaults[n] != v},
             "description": (type(self.study).__doc__ or "").strip(),
             "watch": list(self.study.watch),
-            "command": " ".join(["unseen", *map(shlex.quote, sys.argv[1:])]) if Path(sys.argv[0]).name == "unseen" else "",
+            "command": " ".join(["unseen", *map(shlex.quote, sys.argv[1:])])
+            if Path(sys.argv[0]).name == "unseen"
+            else "",
             "commit": commit(),
             "versions": versions(),
             "machine": machine(),
@@ -394,7 +423,15 @@ def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) ->
         raise TypeError(f"{type(study).__name__}.{method} must return a Judgement (see unseen.judge).")
     effect = judgement.effect
     return Verdict(
-        text.id, judgement.outcome, float(effect.estimate), float(effect.low), float(effect.high), int(effect.n), text.rule, judgement.note, text.says
+        text.id,
+        judgement.outcome,
+        float(effect.estimate),
+        float(effect.low),
+        float(effect.high),
+        int(effect.n),
+        text.rule,
+        judgement.note,
+        text.says,
     )
 
 
@@ -403,7 +440,8 @@ def _own_claims(study: Study) -> dict[str, ClaimText]:
     bare = [id_ for id_, text in found.items() if not (text.says and text.supported_if and text.refuted_if)]
     if bare:
         raise UserError(
-            f"The claim {bare[0]!r} of {study.key} needs says, supported_if and refuted_if, since it is not in the catalogue."
+            f"The claim {bare[0]!r} of {study.key} needs says, supported_if and refuted_if, "
+            "since it is not in the catalogue."
         )
     return found
 
@@ -422,7 +460,9 @@ def _figure(study: Study, evidence: xr.Dataset) -> Any:
             if not changed and isinstance(error, KeyError):
                 raise
             figure, ax = panels()
-            reason = "This study draws no figure." if isinstance(error, NotImplementedError) else f"Nothing to draw: {error}"
+            reason = (
+                "This study draws no figure." if isinstance(error, NotImplementedError) else f"Nothing to draw: {error}"
+            )
             ax.text(0.5, 0.5, reason, ha="center", va="center", wrap=True, transform=ax.transAxes)
             ax.set_axis_off()
             return figure

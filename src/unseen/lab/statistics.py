@@ -93,9 +93,7 @@ class Censored:
     def mean(self, dim: str) -> Censored:
         """The mean over a dimension of conditions: a bound if any term is one; NaN if any term is, or if
         terms are bounded on opposite sides."""
-        return _bounded(
-            self.values.mean(dim, skipna=False), self.is_lower_bound.any(dim), self.is_upper_bound.any(dim)
-        )
+        return _bounded(self.values.mean(dim, skipna=False), self.is_lower_bound.any(dim), self.is_upper_bound.any(dim))
 
     def __neg__(self) -> Censored:
         return Censored(-self.values, self.is_upper_bound, self.is_lower_bound)
@@ -160,9 +158,7 @@ class EventTimes:
         Raises:
             UserError: if a time is zero: a condition that holds before the first step has no log time.
         """
-        return dataclasses.replace(
-            self.bounds(), values=_log(self.time, "log of event times") / math.log(base)
-        )
+        return dataclasses.replace(self.bounds(), values=_log(self.time, "log of event times") / math.log(base))
 
     def log_ratio(self, other: EventTimes, base: Number = math.e) -> Censored:
         """`log(self / other)` per seed, to `base`.
@@ -246,9 +242,7 @@ def _censored(values: Any) -> Censored:
 # Intervals -------------------------------------------------------------------------------------------------
 
 
-def mean_interval(
-    values: Array | Censored | EventTimes, *, log: bool = False, level: float = 0.95
-) -> Interval:
+def mean_interval(values: Array | Censored | EventTimes, *, log: bool = False, level: float = 0.95) -> Interval:
     """Interval of the mean over seeds: Student's t below 20 seeds, BCa bootstrap from 20 on.
 
     t: `mean ± t(1 - (1 - level)/2; n - 1) s / sqrt(n)`. BCa: Efron (1987), "Better bootstrap confidence
@@ -332,9 +326,7 @@ def _bca_limits(
     not_above = (resampled <= (estimate + rounding)[:, None]).sum(1)
     share = np.clip((below + not_above) / (2 * count), 0.5 / count, 1 - 0.5 / count)
     bias = ndtri(share)[:, None]
-    left_out = np.stack(
-        [statistic(np.delete(samples, i, axis=1), axis=1) for i in range(samples.shape[1])], axis=1
-    )
+    left_out = np.stack([statistic(np.delete(samples, i, axis=1), axis=1) for i in range(samples.shape[1])], axis=1)
     influence = left_out.mean(1, keepdims=True) - left_out
     with np.errstate(invalid="ignore", divide="ignore"):
         acceleration = (influence**3).sum(1) / (6 * (influence**2).sum(1) ** 1.5)
@@ -383,9 +375,7 @@ def median_interval(values: Array | EventTimes, *, level: float = 0.95) -> Inter
     """
     from scipy.special import bdtr
 
-    x, _, _, missing = _per_seed(
-        values.time_or_inf if isinstance(values, EventTimes) else values, "median_interval"
-    )
+    x, _, _, missing = _per_seed(values.time_or_inf if isinstance(values, EventTimes) else values, "median_interval")
     x = np.sort(x)
     n = x.size
     if n == 0:
@@ -540,9 +530,7 @@ def censored_comparison(
     first, second = _censored(a), _censored(b)
     wins, losses = _above(first, second), _above(second, first)
     there, there_too = _aligned(first.values, second.values)
-    score = (0.5 + 0.5 * wins.astype(float) - 0.5 * losses.astype(float)).where(
-        there.notnull() & there_too.notnull()
-    )
+    score = (0.5 + 0.5 * wins.astype(float) - 0.5 * losses.astype(float)).where(there.notnull() & there_too.notnull())
     x, _, _, missing = _per_seed(score, "censored_comparison")
     if x.size == 0:
         return Interval(math.nan, 0.0, 1.0, 0, missing, "paired wins")
@@ -729,9 +717,7 @@ def monotone_trend(y: Any, dim: str) -> xr.DataArray:
 def _ranks(x: xr.DataArray, dim: str) -> xr.DataArray:
     from scipy.stats import rankdata
 
-    ranks = xr.apply_ufunc(
-        lambda v: rankdata(v, axis=-1), x, input_core_dims=[[dim]], output_core_dims=[[dim]]
-    )
+    ranks = xr.apply_ufunc(lambda v: rankdata(v, axis=-1), x, input_core_dims=[[dim]], output_core_dims=[[dim]])
     return ranks.where(~x.isnull().any(dim))
 
 
@@ -810,9 +796,7 @@ def _per_seed(values: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     array = censored.values
     array = array.squeeze([d for d in array.dims if d != "seed" and array.sizes[d] == 1], drop=True)
     if array.ndim > 1:
-        raise UserError(
-            f"{name} takes one value per seed, got {array.dims}; select or average the others first."
-        )
+        raise UserError(f"{name} takes one value per seed, got {array.dims}; select or average the others first.")
     x = np.atleast_1d(array.to_numpy())
     if x.size == 0:
         raise UserError(f"{name} takes one value or more, got none.")

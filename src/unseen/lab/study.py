@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import math
 import types
@@ -100,7 +101,7 @@ class Study:
             module = cls.__module__.rpartition(".")[2]
             cls.key = module.strip("_").replace("_", "-")
         cls.parts = {p.name: p for p in _parts(cls)}
-        annotations = cls.__dict__.get("__annotations__", {})
+        annotations = inspect.get_annotations(cls)
         for p in cls.parts.values():
             unknown = [name for name in p.traced if name not in p.varies]
             if unknown:
@@ -109,9 +110,7 @@ class Study:
                 values = tuple(values)
                 known = cls.__dict__.get(name, values)
                 if known != values:
-                    raise TypeError(
-                        f"{cls.__name__}: the condition {name!r} has two defaults, {known} and {values}; parts share it."
-                    )
+                    raise TypeError(f"{cls.__name__}: the condition {name!r} has two defaults, {known} and {values}.")
                 annotations[name] = tuple[_kind(values), ...]
                 setattr(cls, name, values)
         cls.__annotations__ = annotations
@@ -215,7 +214,9 @@ def _claims(cls: type[Study]) -> dict[str, str]:
             text = getattr(member, "claim_text", None)
             if isinstance(text, ClaimText):
                 if found.get(text.id, name) != name:
-                    raise TypeError(f"{cls.__name__}: the claim {text.id!r} has two judges, {found[text.id]} and {name}.")
+                    raise TypeError(
+                        f"{cls.__name__}: the claim {text.id!r} has two judges, {found[text.id]} and {name}."
+                    )
                 found[text.id] = name
     return found
 

@@ -16,7 +16,11 @@ def verdict_table(run: Run) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{run.study.key} ({run.scale} scale, {run.study.seeds} seeds)", title_justify="left", show_lines=True)
+    table = Table(
+        title=f"{run.study.key} ({run.scale} scale, {run.study.seeds} seeds)",
+        title_justify="left",
+        show_lines=True,
+    )
     table.add_column("claim", style="bold", no_wrap=True)
     table.add_column("the paper says", ratio=3)
     table.add_column("measured [95% interval]", ratio=2)
@@ -24,7 +28,16 @@ def verdict_table(run: Run) -> Any:
     for v in run.verdicts:
         mark, color = MARKS[v.verdict]
         measured = f"{v.effect:.3g} [{v.low:.3g}, {v.high:.3g}], n = {v.n}" if v.effect == v.effect else "no value"
-        table.add_row(v.claim, v.says, measured + (f"\n{v.note}" if v.note else ""), Text(f"{mark} {v.verdict}", style=color))
+        table.add_row(
+            v.claim,
+            v.says,
+            measured + (f"\n{v.note}" if v.note else ""),
+            Text(f"{mark} {v.verdict}", style=color),
+        )
     lines = [f"{count} members: {what}" for what, count in run.record.get("counts", {}).items() if count]
-    lines += [f"report  {run.directory}/report.html", f"figure  {run.directory}/figure.png", f"{run.seconds:.1f} s of computation"]
+    lines += [
+        f"report  {run.directory}/report.html",
+        f"figure  {run.directory}/figure.png",
+        f"{run.seconds:.1f} s of computation",
+    ]
     return Group(table, Text("\n".join(lines)))

@@ -66,11 +66,7 @@ def canonical(node: ast.AST) -> str:
 
 def _is_docstring(node: object) -> bool:
     """A statement that is nothing but a string has no effect wherever it stands."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 @functools.lru_cache(maxsize=512)
