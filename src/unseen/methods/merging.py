@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from unseen.lab import UserError
 
 Model = TypeVar("Model")
 Grams = Mapping[str, Float[Array, "inputs inputs"] | Float[np.ndarray, "inputs inputs"]]
-Weights = Sequence[float] | Float[Array, " model"]
+Weights = Sequence[float | int] | Float[Array, " model"]
 Collect = Callable[[Any, Any], Mapping[str, Any]]
 
 
@@ -40,17 +41,25 @@ def average(models: Sequence[Model], *, weights: Weights | None = None) -> Model
 
 
 def task_arithmetic(
-    base: Model, models: Sequence[Model], *, scale: float | Float[Array, ""] = 0.3
+    base: Model, models: Sequence[Model], *, scale: float | Float[Array, ""] | Float[Array, " model"] = 0.3
 ) -> Model:
-    """base + scale * sum of (model - base) (Ilharco et al., 2023, section 2).
+    """base + sum of scale * (model - base) (Ilharco et al., 2023, section 2).
 
     With scale = 1/len(models) it is the average.
+
+    Args:
+        base: what the models were trained from.
+        models: one or more with the base's structure.
+        scale: one for all models, as in the paper, or one for each.
 
     Raises:
         UserError: if the models differ in structure or shapes.
     """
+    scales = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), (len(models),))
     return _merge(
-        [base, *models], lambda name, leaves: leaves[0] + scale * sum(leaf - leaves[0] for leaf in leaves[1:])
+        [base, *models],
+        lambda name, leaves: leaves[0]
+        + sum(s * (leaf - leaves[0]) for s, leaf in zip(scales, leaves[1:], strict=True)),
     )
 
 
@@ -77,7 +86,8 @@ def fisher_weighted(
 
     def rule(name: str, leaves: list[Array]) -> Array:
         own = [_wide(fisher[name]) for fisher in information]
-        least = floor * sum(f.mean() for f in own) / len(own) + jnp.finfo(own[0].dtype).tiny
+        # Far below any real value, far above what float32 rounds to zero.
+        least = floor * sum(f.mean() for f in own) / len(own) + 1e-30
         own = [share * (f + least) for share, f in zip(shares, own, strict=True)]
         total = sum(own)
         return _mean([f / total for f in own], leaves)
@@ -192,9 +202,9 @@ def regmean(
         total = sum(own)
         # Solved for the distance to the average: equal models merge to themselves without rounding, and what
         # the data leave open stays average.
-        pull = ridge * jnp.trace(total) / width + jnp.finfo(total.dtype).tiny
+        pull = ridge * jnp.trace(total) / width + 1e-30  # solvable also without any input
         right = sum(g @ d for g, d in zip(own, apart, strict=True))
-        correction = jax.scipy.linalg.solve(total + pull * jnp.eye(width), right, assume_a="pos")
+        correction = _solve_positive(total + pull * jnp.eye(width), right)
         return mean + _from_matrix(correction, mean.shape, input_axis)
 
     return _merge(models, rule)
@@ -260,9 +270,10 @@ def sequential_merge(
 
     Args:
         models: in the order of arrival, at least two.
-        merge: ([merged so far, newcomer], [its inputs, the newcomer's]) -> merged.
-        inputs: for each model an array or pytree of arrays with one leading axis of samples, all equally
-            long; None if `merge` needs none (it then gets an empty list).
+        merge: ([merged so far, newcomer], [its inputs, the newcomer's]) -> merged. It is traced once for all
+            arrivals; if it cannot be traced, call this under `jax.disable_jit()`.
+        inputs: for each model an array of samples, or a pytree of them, all of one shape; None if `merge`
+            needs none (it then gets an empty list).
 
     Returns:
         The model after each merge: one fewer than `models`.
@@ -274,22 +285,35 @@ def sequential_merge(
         raise UserError(f"models takes two or more, got {len(models)}.")
     if inputs is not None and len(inputs) != len(models):
         raise UserError(f"inputs takes one batch for each of the {len(models)} models, got {len(inputs)}.")
-    merged, history = models[0], []
-    for arrived in range(1, len(models)):
-        batches = [] if inputs is None else [_pooled(inputs[:arrived]), inputs[arrived]]
-        merged = merge([merged, models[arrived]], batches)
-        history.append(merged)
-    return history
+    _check_alike(models)
+    parts = [eqx.partition(model, _is_floating) for model in models]
+    rest = parts[0][1]
+    batches = None if inputs is None else _stacked(inputs)
+
+    def pooled(count: Int[Array, ""], samples: Array) -> Array:
+        """As many samples as one batch has, dealt to the first `count` batches in turn."""
+        slot = jnp.arange(samples.shape[1])
+        return samples[slot % count, slot // count]
+
+    def arrive(merged: Any, arrival: tuple[Int[Array, ""], Any]) -> tuple[Any, Any]:
+        count, newcomer = arrival
+        seen = [] if batches is None else [
+            jax.tree.map(lambda samples: pooled(count, samples), batches),
+            jax.tree.map(lambda samples: samples[count], batches),
+        ]
+        joined = merge([eqx.combine(merged, rest), eqx.combine(newcomer, rest)], seen)
+        merged = eqx.filter(joined, _is_floating)
+        return merged, merged
+
+    arrivals = (jnp.arange(1, len(models)), _stacked([arrays for arrays, _ in parts[1:]]))
+    _, history = jax.lax.scan(arrive, jax.tree.map(jnp.asarray, parts[0][0]), arrivals)
+    return [
+        eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], history), rest) for i in range(len(models) - 1)
+    ]
 
 
-def _pooled(batches: Sequence[Any]) -> Any:
-    """As many samples as one batch has, dealt out to the batches as equally as it goes, the first ones more."""
-
-    def join(*parts: Any) -> Array:
-        each, more = divmod(len(parts[0]), len(parts))
-        return jnp.concatenate([part[: each + (i < more)] for i, part in enumerate(parts)])
-
-    return jax.tree.map(join, *batches)
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _named(model: Any) -> dict[str, Any]:
@@ -374,6 +398,13 @@ def _mean(shares: Sequence[Any], leaves: Sequence[Array]) -> Array:
 
 def _shrunk(gram: Float[Array, "n n"], alpha: float | Float[Array, ""]) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(len(gram), dtype=bool), gram, alpha * gram)
+
+
+# One LAPACK call after the other also under vmap: batched ones are slower to compile, and on two cores XLA's
+# thread pool (jaxlib 0.10) was seen to wait for itself for ever when several of them ran at once.
+@jax.custom_batching.sequential_vmap
+def _solve_positive(matrix: Float[Array, "n n"], right: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    return jax.scipy.linalg.solve(matrix, right, assume_a="pos")
 
 
 def _as_matrix(leaf: Array, width: int, input_axis: int, name: str) -> Float[Array, "inputs outputs"]:

@@ -256,7 +256,7 @@ class PatchEmbedding(eqx.Module):
         self.patch = patch
 
     def __call__(
-        self, x: Float[Array, "height width *channels"]
+        self, x: Float[Array, "rows columns *channels"]
     ) -> tuple[Float[Array, "patches width"], Inputs]:
         """Output, and the flattened patches."""
         rows, columns, p = x.shape[0] // self.patch, x.shape[1] // self.patch, self.patch
