@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -17,6 +17,7 @@ Model = TypeVar("Model", bound=eqx.Module)
 Objective = Callable[[Any], Float[Array, ""]]
 
 
+@runtime_checkable
 class Examples(Protocol):
     """What `classifier` needs of a dataset: any equinox module with these attributes.
 
@@ -47,9 +48,7 @@ class Training(eqx.Module):
     data: PyTree
 
 
-def cross_entropy(
-    logits: Float[Array, "*batch classes"], targets: Int[Array, "*batch"]
-) -> Float[Array, "*batch"]:
+def cross_entropy(logits: Float[Array, "*batch classes"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """-log softmax(logits)[target] of each example, in nats; the target is picked by a product, no gather."""
     chosen = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * chosen, axis=-1)

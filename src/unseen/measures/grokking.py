@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array, Float
 
 from unseen.lab.errors import UserError
 from unseen.lab.statistics import Censored, EventTimes, first_step
+from unseen.worlds.clusters.teacher import expected_losses, marchenko_pastur
+
+Scalar = float | Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,62 @@ def steps_to_generalise_curve(times: EventTimes) -> xr.Dataset:
             "runs": time.notnull().sum("seed"),
         }
     )
+
+
+def tolerance_accuracy(loss: Float[Array, "*times"], tolerance: Scalar, outputs: int = 1) -> Float[Array, "*times"]:
+    """Share of examples whose squared error, averaged over the outputs, is at most `tolerance`, for Gaussian
+    errors of variance `loss` in each output: P(chi^2_m <= m tolerance / loss), for one output
+    erf(sqrt(tolerance / (2 loss))).
+
+    Source: Levi et al. (2023, arXiv 2310.16441), section 2, the accuracy's definition.
+    """
+    half = jnp.asarray(outputs / 2)
+    return jax.scipy.special.gammainc(half, half * tolerance / jnp.maximum(loss, jnp.finfo(float).tiny))
+
+
+def grokking_time_linear(
+    updates: Float[Array, " times"],
+    rate: Scalar,
+    *,
+    ratio: Scalar,
+    tolerance: Scalar,
+    outputs: int = 1,
+    decay: Scalar = 0.0,
+    teacher: Scalar = 1.0,
+    initial: Scalar = 1.0,
+    level: float = 0.95,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Updates after which a linear student of a linear teacher reaches an accuracy, in training and on fresh
+    inputs; their difference is the predicted delay.
+
+    From the Marchenko-Pastur law alone: no data and no training. Linear interpolation in the logarithm of
+    the updates between the given ones; infinite where the level is not reached by the last of them.
+
+    Args:
+        updates: increasing numbers of updates at which the curves are computed.
+        rate, ratio, decay, teacher, initial: as in `expected_losses`.
+        tolerance, outputs: as in `tolerance_accuracy`.
+        level: the accuracy.
+
+    Source: Levi et al. (2023, arXiv 2310.16441), section 2, the grokking time.
+    """
+    losses = expected_losses(
+        marchenko_pastur(ratio), updates, rate, ratio=ratio, decay=decay, teacher=teacher, initial=initial
+    )
+    train, test = (_crossing(updates, tolerance_accuracy(loss, tolerance, outputs), level) for loss in losses)
+    return train, test
+
+
+def _crossing(times: Float[Array, " times"], values: Float[Array, " times"], level: float) -> Float[Array, ""]:
+    """The first time at which values reach a level, interpolated in log time; infinite if they do not."""
+    there = values >= level
+    after = jnp.argmax(there)
+    before = jnp.maximum(after - 1, 0)
+    step = values[after] - values[before]
+    share = jnp.where(step > 0, (level - values[before]) / jnp.where(step > 0, step, 1), 0.0)
+    log_before, log_after = jnp.log1p(times[before]), jnp.log1p(times[after])
+    time = jnp.expm1(log_before + share * (log_after - log_before))
+    return jnp.where(there.any(), time, jnp.inf)
 
 
 def _was_run(values: xr.DataArray) -> xr.DataArray:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from unseen.lab.errors import UserError
 from unseen.models.transformer import Transformer
 
 
@@ -36,9 +39,7 @@ class QuadraticMLP(eqx.Module):
         self.right = scale * jax.random.normal(b, (p, width)) / jnp.sqrt(2 * p)
         self.out = scale * jax.random.normal(w, (width, p)) / jnp.sqrt(width)
 
-    def __call__(
-        self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]
-    ) -> Float[Array, "*#batch p"]:
+    def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*#batch p"]:
         """Logits of one-hot operands whose batch shapes broadcast."""
         hidden = jnp.square(left @ self.left + right @ self.right)
         # One flat matrix product: a third faster on the CPU than a product with two batch axes.
@@ -46,27 +47,42 @@ class QuadraticMLP(eqx.Module):
         return flat.reshape(*hidden.shape[:-1], -1)
 
     @classmethod
-    def cosine(cls, p: int, width: int, *, key: PRNGKeyArray) -> QuadraticMLP:
-        """The closed-form solution of addition mod p: accuracy 1 at p = 31 from width 128 on.
+    def cosine(cls, p: int, width: int) -> QuadraticMLP:
+        """The exact solution of addition mod p by cosine weights: its logits are m/4 (p [c = a + b] - 1).
 
-        Unit k has a frequency f_k and phases u_k, v_k: A = cos(2 pi f_k a/p + u_k),
-        B = cos(2 pi f_k b/p + v_k), W = cos(2 pi f_k c/p + u_k + v_k). The square makes a term in
-        f_k(a + b - c), which adds up over units at c = a + b alone; the other terms have random phases and
-        average out.
+        Each of the (p - 1)/2 frequencies f has m units with phases u and v:
+        A = cos(2 pi f a/p + u), B = cos(2 pi f b/p + v), W = cos(2 pi f c/p + u + v). The square times W has
+        a term in f(a + b - c) without a phase, and others whose phases are u + v, 3u + v, u - v, u + 3v, 2u,
+        2v and 2(u + v). The units' phases are spaced so that each of these sums to zero over the m units
+        (Gromov draws them at random, which is exact at infinite width only).
 
-        Source: Gromov (2023, arXiv 2301.02679), section 3, equations for the weights and phases.
+        Source: Gromov (2023, arXiv 2301.02679), section 3, the weights and u + v as the output's phase.
 
         Args:
             p: an odd modulus.
-            width: number of units.
-            key: of the phases.
+            width: number of units; those beyond m (p - 1)/2 stay 0.
+
+        Raises:
+            UserError: if p is even or below 3, or the width below 3 (p - 1), which is m = 6.
         """
-        frequency = 1 + jnp.arange(width) % ((p - 1) // 2)
-        u, v = jax.random.uniform(key, (2, width), maxval=2 * jnp.pi)
-        angle = 2 * jnp.pi * jnp.arange(p)[:, None] * frequency / p
-        empty = cls(p, width, key=key)
-        weights = (jnp.cos(angle + u), jnp.cos(angle + v), jnp.cos(angle + u + v).T)
-        return eqx.tree_at(lambda m: (m.left, m.right, m.out), empty, weights)
+        if p < 3 or p % 2 == 0:
+            raise UserError(f"p takes an odd number from 3 on, got {p}.")
+        frequencies = (p - 1) // 2
+        m = width // frequencies
+        if m < 6:
+            raise UserError(f"width takes a number from {6 * frequencies} on at p = {p}, got {width}.")
+        s, t = next(
+            (s, t)
+            for s, t in itertools.product(range(1, m), repeat=2)
+            if all(k % m for k in (s + t, 3 * s + t, s - t, s + 3 * t, 2 * s, 2 * t, 2 * (s + t)))
+        )
+        frequency, unit = jnp.divmod(jnp.arange(m * frequencies), m)
+        angle = 2 * jnp.pi * jnp.arange(p)[:, None] * (1 + frequency) / p
+        u, v = 2 * jnp.pi * s * unit / m, 2 * jnp.pi * t * unit / m
+        idle = ((0, 0), (0, width - m * frequencies))
+        left, right, out = (jnp.pad(jnp.cos(angle + phase), idle) for phase in (u, v, u + v))
+        empty = cls(p, width, key=jax.random.key(0))
+        return eqx.tree_at(lambda net: (net.left, net.right, net.out), empty, (left, right, out.T))
 
 
 class EmbeddingMLP(eqx.Module):
@@ -94,9 +110,7 @@ class EmbeddingMLP(eqx.Module):
         self.bias = jnp.zeros(width)
         self.out = jax.random.normal(w, (width, p)) / jnp.sqrt(width)
 
-    def __call__(
-        self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]
-    ) -> Float[Array, "*#batch p"]:
+    def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*#batch p"]:
         """Logits of one-hot operands whose batch shapes broadcast."""
         read = left @ self.embedding @ self.left + right @ self.embedding @ self.right
         hidden = jax.nn.relu(read + self.bias)
@@ -121,9 +135,7 @@ class PairTransformer(eqx.Module):
         """A transformer with p + 2 tokens and p outputs."""
         self.transformer = Transformer(p + 2, width, p, key=key, layers=layers, heads=heads, max_time=4)
 
-    def __call__(
-        self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]
-    ) -> Float[Array, "*#batch p"]:
+    def __call__(self, left: Float[Array, "*#batch p"], right: Float[Array, "*#batch p"]) -> Float[Array, "*#batch p"]:
         """Logits of one-hot operands whose batch shapes broadcast."""
         left, right = jnp.broadcast_arrays(left, right)
         p = left.shape[-1]

@@ -83,17 +83,13 @@ class GrokkingStudy(Study):
 
     def learner(self, operation: str, train_fraction: Scalar, weight_decay: Scalar) -> Learner:
         world = ModularArithmetic(self.modulus, operation)
-        network = {"quadratic": QuadraticMLP, "relu": EmbeddingMLP, "transformer": PairTransformer}[
-            self.model
-        ]
+        network = {"quadratic": QuadraticMLP, "relu": EmbeddingMLP, "transformer": PairTransformer}[self.model]
 
         def data(key: PRNGKeyArray) -> PairSplit | PairList:
             split = world.split(key, train_fraction)
             return split if self.batch_size is None else split.listed()
 
-        rate = (
-            optax.linear_schedule(0, self.learning_rate, self.warmup) if self.warmup else self.learning_rate
-        )
+        rate = optax.linear_schedule(0, self.learning_rate, self.warmup) if self.warmup else self.learning_rate
         return classifier(
             lambda key: network(world.size, self.width, key=key),
             data,
@@ -168,18 +164,14 @@ class GrokkingStudy(Study):
         left.annotate("pairs it has\nnever seen", (800, 0.42), color=unseen, size=13)
         if "random" in e.operation and operation != "random":
             figures.curve(left, cells.test_accuracy.sel(operation="random"), color=control, lw=1.5)
-            left.annotate("the same without structure", (22, 0.07), color=control, size=12)
+            left.annotate("never seen, random table", (22, 0.08), color=control, size=12)
         centre = times.sel(train_fraction=fraction)
         if centre.generalise.reached.mean() > 0.5:
             fit, generalise = (float(t.time.median()) for t in (centre.fit, centre.generalise))
-            left.annotate(
-                "", (generalise, 1.07), (fit, 1.07), arrowprops={"arrowstyle": "<->", "color": "0.3"}
-            )
+            left.annotate("", (generalise, 1.07), (fit, 1.07), arrowprops={"arrowstyle": "<->", "color": "0.3"})
             middle = (math.sqrt(fit * generalise), 1.1)
             left.annotate(f"{generalise / fit:.0f} times as long", middle, ha="center", size=13)
-        left.set(
-            xscale="log", xlabel="update", ylabel="accuracy", ylim=(-0.03, 1.2), yticks=np.linspace(0, 1, 6)
-        )
+        left.set(xscale="log", xlabel="update", ylabel="accuracy", ylim=(-0.03, 1.2), yticks=np.linspace(0, 1, 6))
         left.set_title(f"{operation} mod {self.modulus}, {fraction:.0%} of the table")
 
         curve = steps_to_generalise_curve(times.generalise)
@@ -192,12 +184,8 @@ class GrokkingStudy(Study):
                 horizon = float(runs.horizon.max())
                 right.plot(share, horizon, "^", ms=11, mfc="white", color=unseen, clip_on=False)
                 said = f"{runs.censored} of {runs.time.size} runs not by {horizon:,.0f}"
-                right.annotate(
-                    said, (share, horizon), (11, -5), textcoords="offset points", color=unseen, size=12
-                )
-        right.set(
-            yscale="log", xlabel="share of the table trained on", ylabel="updates to 95% on unseen pairs"
-        )
+                right.annotate(said, (share, horizon), (11, -5), textcoords="offset points", color=unseen, size=12)
+        right.set(yscale="log", xlabel="share of the table trained on", ylabel="updates to 95% on unseen pairs")
         right.set(xticks=curve.train_fraction.values)
         right.set_title("The wait, by how much it has seen")
         for axis in (left.xaxis, right.yaxis):
