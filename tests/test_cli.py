@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -289,16 +290,41 @@ def test_a_large_whole_number_is_not_rounded() -> None:
     assert cli.convert("n", "9007199254740993", int) == 9007199254740993
 
 
-def test_ctrl_c_says_how_to_go_on(here: Path, capsys, monkeypatch) -> None:
-    from unseen.atlas import running
-    from unseen.lab.errors import RunInterrupted
+SLOW = """
+import time
 
-    def stop(*args, **kwargs):
-        raise RunInterrupted("Stopped. The same command goes on from here (runs/small).")
+from unseen.lab import Learner, Study
 
-    monkeypatch.setattr(running, "run", stop)
-    assert cli.main(["run", "small.py"]) == 130
-    assert capsys.readouterr().err == "unseen: Stopped. The same command goes on from here (runs/small).\n"
+
+class Slow(Study):
+    seeds: int = 1
+
+    def learner(self):
+        def advance(x):
+            time.sleep(0.05)
+            return x + 1
+
+        return Learner(
+            init=lambda key: 0, advance=advance, measure=lambda x: {"count": x}, steps=40, host=True
+        )
+"""
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(here: Path) -> None:
+    (here / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "unseen", "run", "slow.py", "--out", "slow"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (here / "slow" / "unfinished").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 130 and out == ""
+    assert err.splitlines()[-1].startswith("unseen: ") and "goes on from here" in err
+    assert "Traceback" not in err
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "slow/report.html" in done.stdout
 
 
 def test_a_defect_keeps_its_traceback(here: Path) -> None:

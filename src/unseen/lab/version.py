@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # What runs and shows a study does not belong to what the study computes.
@@ -37,9 +38,9 @@ def source_version(path: Path, package_root: Path | None = None) -> str:
         file = waiting.pop()
         if file in done:
             continue
-        tree = _parsed(file, file.stat().st_mtime_ns)
-        done[file] = canonical(tree)
-        waiting += _imports(tree, file, root)
+        source = _source(file, file.stat().st_mtime_ns)
+        done[file] = source.text
+        waiting += _imports(source, file, root)
     digest = hashlib.sha256()
     digest.update(done.pop(path).encode())
     for file in sorted(done, key=lambda f: f.relative_to(root).as_posix()):
@@ -69,25 +70,45 @@ def _is_docstring(node: object) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-@functools.lru_cache(maxsize=512)
-def _parsed(file: Path, mtime_ns: int) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a file says, what it imports, and which attributes it takes of each name (None: the name itself)."""
+
+    text: str
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
+    uses: Mapping[str, set[str] | None]
 
 
-def _imports(tree: ast.Module, file: Path, root: Path) -> Iterator[Path]:
-    """The package's files that a module depends on."""
+@functools.lru_cache(maxsize=2048)
+def _source(file: Path, mtime_ns: int) -> _Source:
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    imports = []
+    uses: dict[str, set[str] | None] = {}
+    owned = set()  # names that were seen as the `a` of `a.b`; `ast.walk` comes to the outer node first
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports.append(node)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owned.add(id(node.value))
+            known = uses.setdefault(node.value.id, set())
+            if known is not None:
+                known.add(node.attr)
+        elif isinstance(node, ast.Name) and id(node) not in owned:
+            uses[node.id] = None
+    return _Source(canonical(tree), tuple(imports), uses)
+
+
+def _imports(source: _Source, file: Path, root: Path) -> Iterator[Path]:
+    """The package's files that a module depends on."""
+    for node in source.imports:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 names = alias.name.split(".")
                 if names[0] == root.name:
                     yield from _whole(names[1:], root)
-        elif isinstance(node, ast.ImportFrom):
-            module = _module_of(node, file, root)
-            if module is None:
-                continue
+        elif (module := _module_of(node, file, root)) is not None:
             for alias in node.names:
-                used = _attributes_of(alias.asname or alias.name, tree)
+                used = source.uses.get(alias.asname or alias.name, set())
                 yield from _named(module, alias.name, used, root)
 
 
@@ -121,7 +142,7 @@ def _named(module: list[str], name: str, used: set[str] | None, root: Path) -> I
 
 def _defined(init: Path, name: str, used: set[str] | None, root: Path) -> Iterator[Path]:
     """Files behind a name that a package offers: the module it comes from, or `__init__.py` itself."""
-    for node in ast.walk(_parsed(init, init.stat().st_mtime_ns)):
+    for node in _source(init, init.stat().st_mtime_ns).imports:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -140,12 +161,3 @@ def _whole(module: list[str], root: Path) -> Iterator[Path]:
     for file in (place.with_suffix(".py"), place / "__init__.py"):
         if file.is_file():
             yield file
-
-
-def _attributes_of(name: str, tree: ast.Module) -> set[str] | None:
-    """`{"b"}` if a module uses `name` only as in `name.b`; None if it uses it in any other way."""
-    owners = {id(n.value): n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name]
-    if any(id(use) not in owners for use in uses):
-        return None
-    return {owners[id(use)] for use in uses}
