@@ -14,9 +14,11 @@ from unseen.worlds.control.context import ContextCartPole
 SETTINGS = dict(num_envs=8, num_steps=32, num_epochs=2, num_minibatches=4, learning_rate=1e-3, normalize_rewards=True)
 
 
-def test_is_rejax_update_for_update():
-    # The peer is rejax's own loop on the same environment, with its own settings and its own state.
-    environment, params = gymnax.make("CartPole-v1")
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_is_rejax_update_for_update(name):
+    # Equal settings and seed must give the same learning curve; stronger, they give the same numbers. The peer
+    # is rejax's own loop on the same environment, with its own settings and its own state.
+    environment, params = gymnax.make(name)
     learner = ppo(environment, params, total_steps=4 * 256, every=2, max_grad_norm=0.5, **SETTINGS)
     peer = rejax.PPO.create(
         env=_FiveTuple(environment), env_params=params, max_grad_norm=0.5, ent_coef=0.0,

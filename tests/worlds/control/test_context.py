@@ -161,6 +161,6 @@ def test_bad_settings_are_named():
     with pytest.raises(UserError, match="different names"):
         ContextPendulum(("length", "length"))
     with pytest.raises(UserError, match="A, B and C"):
-        context_protocol("D", ContextPendulum())  # type: ignore[arg-type]
+        context_protocol("D", ContextPendulum())
     with pytest.raises(UserError, match="narrow <= wide"):
         context_protocol("B", ContextPendulum(), wide=0.1, narrow=0.5)

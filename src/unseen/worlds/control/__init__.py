@@ -7,8 +7,8 @@ from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_
 from unseen.worlds.control.tabular import TabularMDPs
 
 __all__ = [
-    "CrossedRegions",
     "LAYOUTS",
+    "CrossedRegions",
     "MazeOracle",
     "OfflineDataset",
     "PointMaze",

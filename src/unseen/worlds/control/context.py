@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -376,7 +376,7 @@ class ContextCartPole(ContextMDP):
 
 
 def context_protocol(
-    kind: Literal["A", "B", "C"], environment: ContextMDP, *, wide: float = 0.75, narrow: float = 0.1
+    kind: str, environment: ContextMDP, *, wide: float = 0.75, narrow: float = 0.1
 ) -> Region:
     """The training region of one of the three evaluation protocols over a context space.
 

@@ -113,8 +113,9 @@ class TabularMDPs(eqx.Module):
     @classmethod
     def river_swim(cls, mdps: int = 1, states: int = 6) -> TabularMDPs:
         """RiverSwim (Strehl and Littman, 2008): swimming right against the current leads to reward 1 at the far
-        bank, drifting left to 0.005 at the near one. Left always succeeds. Right, inside: advances with probability 0.35,
-        stays with 0.6, falls back with 0.05; at the left end it advances with 0.6, at the right end stays with 0.6.
+        bank, drifting left to 0.005 at the near one. Left always succeeds. Right advances with probability 0.35,
+        stays with 0.6 and falls back with 0.05; at the left end it advances with 0.6, at the right one stays
+        with 0.6.
 
         Raises:
             UserError: on fewer than three states.
