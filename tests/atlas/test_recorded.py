@@ -69,11 +69,23 @@ def test_what_is_written_is_read_back(finished: Run, results: Path) -> None:
 def test_a_result_becomes_stale_with_the_study_and_with_the_claims(finished: Run, results: Path) -> None:
     file = recorded.record(finished)
     found = json.loads(file.read_text())
-    file.write_text(json.dumps({**found, "version": "0" * 12}))
+    assert found["sources"]["studies/dynamics/grokking.py"]
+    # Bytes that changed (a comment, say) are no reason by themselves: the version decides.
+    sources = {**found["sources"], "studies/dynamics/grokking.py": "0" * 12}
+    file.write_text(json.dumps({**found, "sources": sources}))
+    assert recorded.recorded(KEY).stale == ""
+    file.write_text(json.dumps({**found, "sources": sources, "version": "0" * 12}))
     assert recorded.recorded(KEY).stale == "the study has changed"
     found["verdicts"][0]["rule"] += " (or not)"
     file.write_text(json.dumps(found))
     assert recorded.recorded(KEY).stale == "the registered claims have changed"
+
+
+def test_a_run_of_an_older_study_is_not_recorded(finished: Run, results: Path) -> None:
+    old = dataclasses.replace(finished, record={**finished.record, "version": "0" * 12})
+    with pytest.raises(UserError, match="grokking has changed since this one"):
+        recorded.record(old)
+    assert not results.exists()
 
 
 @pytest.mark.parametrize(
@@ -109,9 +121,7 @@ def test_a_place_that_cannot_be_written(finished: Run, tmp_path: Path, monkeypat
         recorded.record(finished)
 
 
-@pytest.mark.parametrize(
-    "file", sorted(Path(recorded.__file__).with_name("results").glob("*/*.json")), ids=str
-)
+@pytest.mark.parametrize("file", sorted(Path(recorded.__file__).with_name("results").glob("*/*.json")), ids=str)
 def test_every_shipped_result_is_whole(file: Path, monkeypatch) -> None:
     monkeypatch.setattr(recorded, "RESULTS", file.parents[1])
     result = recorded.recorded(file.stem)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unseen.lab.version import source_version
+from unseen.lab.version import source_digests, source_version
 
 FILES = {
     "__init__.py": "",
@@ -165,3 +165,22 @@ def test_a_cycle_of_imports_ends(house: Path) -> None:
     before = version(house)
     edit(house / "worlds/algorithms/stack.py", "import Modular", "import Modular as M")
     assert version(house) != before
+
+
+def test_the_version_can_only_change_with_one_of_its_files(house: Path) -> None:
+    study = house / STUDY
+    before = source_digests(study, house)
+    assert set(before) == {
+        STUDY,
+        "models/__init__.py",  # not hashed, but it says where MLP is
+        "models/mlp.py",
+        "methods/decay.py",
+        "worlds/algorithms/__init__.py",
+        "worlds/algorithms/modular.py",
+    }
+    edit(house / "worlds/algorithms/stack.py", "5", "6")
+    assert source_digests(study, house) == before
+    (house / "worlds/algorithms/__init__.py").write_text("from .stack import Stack as Modular\n")
+    after = source_digests(study, house)
+    assert after["worlds/algorithms/__init__.py"] != before["worlds/algorithms/__init__.py"]
+    assert "worlds/algorithms/stack.py" in after and "worlds/algorithms/modular.py" not in after

@@ -20,10 +20,12 @@ from unseen.atlas.catalogue import paper, study_version
 from unseen.lab.claims import Verdict
 from unseen.lab.errors import UserError
 from unseen.lab.study import Study
+from unseen.lab.version import file_digest, source_digests
 
 if TYPE_CHECKING:
     from unseen.lab.run import Run
 
+PACKAGE = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
 _KEPT = ("settings", "seconds", "timings", "counts", "commit", "versions", "machine")
 _FIGURE_WIDTH = 1000  # pixels
@@ -59,7 +61,10 @@ class Recorded:
         entry = paper(self.key)
         if not entry.is_implemented:
             return "the study is gone"
-        if self.version != study_version(self.key):
+        # Parsing all that a study imports takes a moment; unchanged files need none.
+        sources: Mapping[str, str] = self.record.get("sources", {})
+        same = sources and all(file_digest(PACKAGE / name) == digest for name, digest in sources.items())
+        if not same and self.version != study_version(self.key):
             return "the study has changed"
         if {v.claim: v.rule for v in self.verdicts} != {claim.id: claim.rule for claim in entry.claims}:
             return "the registered claims have changed"
@@ -112,9 +117,7 @@ def refuse(study: Study, scale: str) -> None:
         UserError: if the study is not of the catalogue, the scale is not laptop, or a setting is changed.
     """
     if not type(study).__module__.startswith("unseen.studies."):
-        raise UserError(
-            f"--record takes a study of the catalogue, got {type(study).__name__} from another file."
-        )
+        raise UserError(f"--record takes a study of the catalogue, got {type(study).__name__} from another file.")
     if scale != "laptop":
         raise UserError(f"--record takes the laptop scale, at which the claims are registered, got {scale}.")
     registered = type(study)().settings()
@@ -135,9 +138,9 @@ def record(run: Run) -> Path:
     entry = paper(run.study.key)
     missing = {claim.id for claim in entry.claims} - {v.claim for v in run.verdicts}
     if missing:
-        raise UserError(
-            f"--record takes a verdict on every claim; {entry.key} does not judge {min(missing)!r}."
-        )
+        raise UserError(f"--record takes a verdict on every claim; {entry.key} does not judge {min(missing)!r}.")
+    if run.record["version"] != study_version(entry.key):
+        raise UserError(f"--record takes a run of the study as it is; {entry.key} has changed since this one.")
     found = {
         "key": entry.key,
         "title": entry.title,
@@ -145,6 +148,7 @@ def record(run: Run) -> Path:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "verdicts": [v.to_json() for v in run.verdicts],
         **{name: run.record.get(name) for name in _KEPT},
+        "sources": source_digests(entry.study_file),
     }
     file = _file(entry.key)
     try:

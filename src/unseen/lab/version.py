@@ -30,22 +30,28 @@ def source_version(path: Path, package_root: Path | None = None) -> str:
     Raises:
         OSError, SyntaxError: if one of the files cannot be read or parsed.
     """
-    root = Path(__file__).resolve().parents[1] if package_root is None else Path(package_root).resolve()
-    path = Path(path).resolve()
-    done: dict[Path, str] = {}
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        if file in done:
-            continue
-        source = _source(file, file.stat().st_mtime_ns)
-        done[file] = source.text
-        waiting += _imports(source, file, root)
-    digest = hashlib.sha256()
-    digest.update(done.pop(path).encode())
-    for file in sorted(done, key=lambda f: f.relative_to(root).as_posix()):
-        digest.update(f"\n{file.relative_to(root).as_posix()}\n{done[file]}".encode())
+    study, others = _Walk(package_root).of(path)
+    digest = hashlib.sha256(study.encode())
+    for name, text in sorted(others.items()):
+        digest.update(f"\n{name}\n{text}".encode())
     return digest.hexdigest()[:12]
+
+
+def source_digests(path: Path, package_root: Path | None = None) -> dict[str, str]:
+    """The files on which `source_version` depends, each with a hash of its bytes: as long as they are the
+    same, so is the version, and nothing needs to be parsed. Names are relative to the package.
+
+    Raises:
+        ValueError: if the study is not in the package.
+    """
+    walk = _Walk(package_root)
+    walk.of(path)
+    return {file.relative_to(walk.root).as_posix(): file_digest(file) for file in sorted(walk.read)}
+
+
+def file_digest(file: Path) -> str:
+    """Twelve hex digits of a file's bytes; empty if there is no such file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
 
 
 def canonical(node: ast.AST) -> str:
@@ -98,66 +104,87 @@ def _source(file: Path, mtime_ns: int) -> _Source:
     return _Source(canonical(tree), tuple(imports), uses)
 
 
-def _imports(source: _Source, file: Path, root: Path) -> Iterator[Path]:
-    """The package's files that a module depends on."""
-    for node in source.imports:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                names = alias.name.split(".")
-                if names[0] == root.name:
-                    yield from _whole(names[1:], root)
-        elif (module := _module_of(node, file, root)) is not None:
-            for alias in node.names:
-                used = source.uses.get(alias.asname or alias.name, set())
-                yield from _named(module, alias.name, used, root)
+class _Walk:
+    """Follows a study's imports through the package and notes every file that it reads on the way."""
 
+    def __init__(self, package_root: Path | None):
+        self.root = Path(__file__).resolve().parents[1] if package_root is None else Path(package_root).resolve()
+        self.read: set[Path] = set()
 
-def _module_of(node: ast.ImportFrom, file: Path, root: Path) -> list[str] | None:
-    """The module of a from-import as names below the package, None if it is someone else's."""
-    names = node.module.split(".") if node.module else []
-    if not node.level:
-        return names[1:] if names and names[0] == root.name else None
-    folder = file.parents[node.level - 1]
-    return [*folder.relative_to(root).parts, *names] if folder.is_relative_to(root) else None
+    def of(self, path: Path) -> tuple[str, dict[str, str]]:
+        """What the study says, and what each module says that it depends on."""
+        path = Path(path).resolve()
+        done: dict[Path, str] = {}
+        waiting = [path]
+        while waiting:
+            file = waiting.pop()
+            if file not in done:
+                source = self.source(file)
+                done[file] = source.text
+                waiting += self.imports(source, file)
+        study = done.pop(path)
+        return study, {file.relative_to(self.root).as_posix(): text for file, text in done.items()}
 
+    def source(self, file: Path) -> _Source:
+        """A file, parsed."""
+        self.read.add(file)
+        return _source(file, file.stat().st_mtime_ns)
 
-def _named(module: list[str], name: str, used: set[str] | None, root: Path) -> Iterator[Path]:
-    """Files behind `from module import name`; `used` are the attributes taken of `name`, None if unknown."""
-    if (module and module[0] in _OUTSIDE) or (not module and name in _OUTSIDE):
-        return
-    folder = root.joinpath(*module)
-    if not (folder / "__init__.py").is_file():
-        yield from _whole(module, root)
-    elif (folder / f"{name}.py").is_file():
-        yield folder / f"{name}.py"
-    elif (folder / name / "__init__.py").is_file():
-        if used is None:
-            yield from _whole([*module, name], root)
+    def imports(self, source: _Source, file: Path) -> Iterator[Path]:
+        """The package's files that a module depends on."""
+        for node in source.imports:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    names = alias.name.split(".")
+                    if names[0] == self.root.name:
+                        yield from self.whole(names[1:])
+            elif (module := self.module_of(node, file)) is not None:
+                for alias in node.names:
+                    used = source.uses.get(alias.asname or alias.name, set())
+                    yield from self.named(module, alias.name, used)
+
+    def module_of(self, node: ast.ImportFrom, file: Path) -> list[str] | None:
+        """The module of a from-import as names below the package, None if it is someone else's."""
+        names = node.module.split(".") if node.module else []
+        if not node.level:
+            return names[1:] if names and names[0] == self.root.name else None
+        folder = file.parents[node.level - 1]
+        return [*folder.relative_to(self.root).parts, *names] if folder.is_relative_to(self.root) else None
+
+    def named(self, module: list[str], name: str, used: set[str] | None) -> Iterator[Path]:
+        """Files behind `from module import name`; `used` are the attributes taken of it, None if unknown."""
+        if (module and module[0] in _OUTSIDE) or (not module and name in _OUTSIDE):
+            return
+        folder = self.root.joinpath(*module)
+        if not (folder / "__init__.py").is_file():
+            yield from self.whole(module)
+        elif (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+        elif (folder / name / "__init__.py").is_file():
+            if used is None:
+                yield from self.whole([*module, name])
+            else:
+                for attribute in sorted(used):
+                    yield from self.named([*module, name], attribute, None)
         else:
-            for attribute in sorted(used):
-                yield from _named([*module, name], attribute, None, root)
-    else:
-        yield from _defined(folder / "__init__.py", name, used, root)
+            yield from self.defined(folder / "__init__.py", name, used)
 
+    def defined(self, init: Path, name: str, used: set[str] | None) -> Iterator[Path]:
+        """Files behind a name that a package offers: the module it comes from, or `__init__.py` itself."""
+        for node in self.source(init).imports:
+            if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+                module = self.module_of(node, init)
+                if module is not None:
+                    original = next(a.name for a in node.names if (a.asname or a.name) == name)
+                    yield from self.named(module, original, used)
+                return
+        yield init
 
-def _defined(init: Path, name: str, used: set[str] | None, root: Path) -> Iterator[Path]:
-    """Files behind a name that a package offers: the module it comes from, or `__init__.py` itself."""
-    for node in _source(init, init.stat().st_mtime_ns).imports:
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    module = _module_of(node, init, root)
-                    if module is not None:
-                        yield from _named(module, alias.name, used, root)
-                    return
-    yield init
-
-
-def _whole(module: list[str], root: Path) -> Iterator[Path]:
-    """A module by its dotted name; a package stands for all that its `__init__.py` imports."""
-    if not module or module[0] in _OUTSIDE:
-        return
-    place = root.joinpath(*module)
-    for file in (place.with_suffix(".py"), place / "__init__.py"):
-        if file.is_file():
-            yield file
+    def whole(self, module: list[str]) -> Iterator[Path]:
+        """A module by its dotted name; a package stands for all that its `__init__.py` imports."""
+        if not module or module[0] in _OUTSIDE:
+            return
+        place = self.root.joinpath(*module)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                yield file
