@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import math
 import os
@@ -20,14 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unseen.lab.errors import RunInterrupted, UserError
+from unseen.lab.table import MARKS
 
 if TYPE_CHECKING:
     from unseen.atlas.catalogue import Paper
     from unseen.lab.run import Run
     from unseen.lab.study import Study
-
-MARKS = {"supported": "✔", "refuted": "✘", "inconclusive": "~"}
-COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our marks shows "?" for them
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -400,7 +399,7 @@ def _show_paper(command: Command, tokens: list[str]) -> int:
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
 
     def say(text: str, indent: int = 0) -> None:
-        print(_fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent))
+        print(_fill(text, width, " " * indent, " " * indent))
 
     say(_bold(entry.title))
     print(f"{entry.authors}, {entry.year}" + (f", arXiv:{entry.arxiv}" if entry.arxiv else ""))
@@ -411,7 +410,7 @@ def _show_paper(command: Command, tokens: list[str]) -> int:
     print()
     print(f"family   {entry.family} ({entry.kind})\nworld    {entry.world}")
     for name, text in (("axis", entry.axis), ("adds", ", ".join(entry.components)), ("real", entry.real)):
-        print(_fill(text, width, initial_indent=f"{name:9}", subsequent_indent=" " * 9))
+        print(_fill(text, width, f"{name:9}", " " * 9))
     verdicts = {v.claim: v for v in result.verdicts} if result else {}
     print(f"\n{_bold('Claims')}")
     for claim in entry.claims:
@@ -474,8 +473,8 @@ def _worlds(command: Command, tokens: list[str]) -> int:
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     for world in listed:
         print(f"{_bold(world['name'])}  from {world['module']}")
-        print(_fill(world["summary"], width, initial_indent="  ", subsequent_indent="  "))
-        print(_fill(f"axes: {world['axes']}", width, initial_indent="  ", subsequent_indent="    "))
+        print(_fill(world["summary"], width, "  ", "  "))
+        print(_fill(f"axes: {world['axes']}", width, "  ", "    "))
     return 0
 
 
@@ -544,15 +543,18 @@ def _measured(v: Any) -> str:
 
 
 def _verdict_text(verdict: str) -> str:
-    return _styled(f"{MARKS[verdict]} {verdict}", {"green": "32", "red": "31", "yellow": "33"}[COLORS[verdict]])
+    mark, color = MARKS[verdict]
+    return _styled(f"{mark} {verdict}", {"green": "32", "red": "31", "yellow": "33"}[color])
 
 
 def _stale_text(why: str) -> str:
     return f"; stale: {why}" if why else ""
 
 
-def _fill(text: str, width: int, **indents: str) -> str:
-    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, **indents)
+def _fill(text: str, width: int, first: str = "", rest: str = "") -> str:
+    wrapper = textwrap.TextWrapper(width, initial_indent=first, subsequent_indent=rest)
+    wrapper.break_on_hyphens = wrapper.break_long_words = False
+    return wrapper.fill(text)
 
 
 def _bold(text: str) -> str:
@@ -610,7 +612,7 @@ def _print_study_help(study: type[Study], target: str, command: Command, fields:
         changes = getattr(study, scale)
         if changes:
             said = ", ".join(f"{name} {value}" for name, value in changes.items())
-            print(_fill(f"--scale {scale}: {said}", 100, subsequent_indent="  "))
+            print(_fill(f"--scale {scale}: {said}", 100, rest="  "))
 
 
 def _print_options(options: Iterable[Option]) -> None:
@@ -620,7 +622,7 @@ def _print_options(options: Iterable[Option]) -> None:
         if len(head) > 34:
             print(head)
             head = ""
-        print(_fill(tail, 104, initial_indent=f"{head:36}", subsequent_indent=" " * 36) if tail else head)
+        print(_fill(tail, 104, f"{head:36}", " " * 36) if tail else head)
 
 
 STATUSES = ("implemented", "open", "recorded", "stale", "supported", "refuted", "inconclusive")

@@ -22,8 +22,8 @@ from unseen.lab import evidence as evidence_
 from unseen.lab.claims import Verdict
 from unseen.lab.errors import UserError
 from unseen.lab.store import Damaged, Store
+from unseen.lab.table import MARKS
 
-MARKS = {"supported": "✔", "refuted": "✘", "inconclusive": "~"}
 CURVE_COLORS = ("#3b82c4", "#d9660c", "#12936b", "#b86094", "#8a6d00")  # legible on white and on black
 MOST_PANELS = 24
 MOST_POINTS = 160  # of a curve; more than its pixels
@@ -62,7 +62,7 @@ def render(
         figure=_inline(figure_svg),
         claims=[_claim(v, registered.get(v.claim)) for v in verdicts],
         tally=[(name, n) for name in MARKS if (n := sum(v.verdict == name for v in verdicts))],
-        marks=MARKS,
+        marks={name: mark for name, (mark, _) in MARKS.items()},
         settings=[(name, _said(value), name in record.get("changed", {})) for name, value in settings.items()],
         seeds=_seeds(evidence),
         curves=list(itertools.islice(curves(evidence, record.get("watch", ()), settings), MOST_PANELS)),
