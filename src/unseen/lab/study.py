@@ -167,7 +167,7 @@ class Study:
         known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for name in changes:
             if name not in known:
-                raise UserError(f"{cls.key} has no setting {name!r}{_nearest(name, known)}.")
+                raise UserError(f"{cls.key} has no setting {name!r}{_nearest(name, known)}")
         settings = {**scales[scale], **changes}
         for name in cls.conditions():  # a single value means a list of one
             if name in settings and not isinstance(settings[name], list | tuple):
@@ -232,7 +232,7 @@ def _nearest(name: str, known: set[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f" (it has {', '.join(sorted(known))})"
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known))}."
 
 
 def check_type(name: str, value: Any, hint: Any) -> Any:

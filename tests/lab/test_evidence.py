@@ -1,0 +1,89 @@
+"""Evidence keeps every value at its condition, seed and step, and says what was not run."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unseen import Learner, Study
+from unseen.lab import evidence
+from unseen.lab.engine import Control, plan, run_blocks
+
+
+def gather(study):
+    blocks, shapes = plan(study)
+    return evidence.assemble(study, run_blocks(study, blocks, Control()), shapes, {"version": "v"})
+
+
+class Grid(Study):
+    """Values that say where they come from."""
+
+    seeds: int = 3
+
+    varies = dict(a=(2, 1), name=("long", "short"), on=(False, True))
+    traced = ("a",)
+
+    def includes(self, a, name, on):
+        return not (name == "short" and on)
+
+    def learner(self, a, name, on):
+        steps = 4 if name == "long" else 6
+        lengths = [1, 2, 3] if name == "long" else [3, 4]
+        value = 100.0 * a + (10 if on else 0)
+        return Learner(
+            init=lambda key: jnp.zeros(()),
+            advance=lambda n: n + 2,
+            measure=lambda n: {"where": value + n, "count": n.astype(int)},
+            final=lambda n: {"profile": value + jnp.asarray(lengths)},
+            steps=steps,
+            every=2,
+            dims={"profile": ("length",)},
+            coords={"length": lengths},
+        )
+
+
+@pytest.fixture(scope="module")
+def e():
+    return gather(Grid())
+
+
+def test_values_stand_at_their_condition_and_step(e):
+    for a in (1, 2):
+        for on in (False, True):
+            row = e["where"].sel(a=a, name="long", on=on, seed=101)
+            assert row.sel(step=[0, 2, 4]).values.tolist() == [100 * a + 10 * on + s for s in (0, 2, 4)]
+            assert np.isnan(row.sel(step=6))
+
+
+def test_grids_are_joined_on_the_union_and_cells_not_run_are_nan(e):
+    assert list(e.step) == [0, 2, 4, 6] and list(e.length) == [1, 2, 3, 4]
+    assert e.profile.sel(a=1, name="short", on=False, seed=100).values[2:].tolist() == [103, 104]
+    assert np.isnan(e.profile.sel(a=1, name="short", on=False, seed=100).values[:2]).all()
+    assert np.isnan(e["where"].sel(name="short", on=True)).all()
+
+
+def test_it_survives_netcdf(e):
+    assert evidence.from_bytes(evidence.to_bytes(e)).identical(e)
+
+
+class Wrong(Study):
+    """A measure with more dimensions than it names."""
+
+    def learner(self):
+        return Learner.once(lambda key: {"x": jnp.zeros((2, 3))}, dims={"x": ("a",)})
+
+
+def test_a_dimension_without_a_name_is_refused():
+    with pytest.raises(TypeError, match=r"'x' has 2 dimensions, and `dims` names \['a'\]"):
+        gather(Wrong())
+
+
+class Short(Study):
+    """A coordinate of another length."""
+
+    def learner(self):
+        return Learner.once(lambda key: {"x": jnp.zeros(2)}, dims={"x": ("a",)}, coords={"a": [1, 2, 3]})
+
+
+def test_a_coordinate_of_another_length_is_refused():
+    with pytest.raises(TypeError, match="has 2 values along 'a', its coordinate 3"):
+        gather(Short())
