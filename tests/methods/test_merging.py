@@ -37,7 +37,10 @@ def grams_of(models, inputs):
 def state_dicts(count, shape=(3, 5), seed=0):
     rng = np.random.default_rng(seed)
     return [
-        {"fc.weight": rng.normal(size=shape).astype(np.float32), "fc.bias": rng.normal(size=shape[0]).astype(np.float32)}
+        {
+            "fc.weight": rng.normal(size=shape).astype(np.float32),
+            "fc.bias": rng.normal(size=shape[0]).astype(np.float32),
+        }
         for _ in range(count)
     ]
 
@@ -132,10 +135,7 @@ def test_regmean_plus_plus_equals_regmean_for_one_layer():
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 def test_regmean_plus_plus_step_by_step_in_numpy(granularity):
     """One ReLU hidden layer and a residual block of two, by hand in float64."""
-    models = [
-        FeatureNet((m.trunk[0], m.trunk[1]), m.heads)
-        for m in nets(2, blocks=1, width=6, hidden=7)
-    ]
+    models = [FeatureNet((m.trunk[0], m.trunk[1]), m.heads) for m in nets(2, blocks=1, width=6, hidden=7)]
     inputs = batches(2, n=80)
     stages = models[0].stages() if granularity == "block" else tuple(models[0].linear_layers())
     ours = regmean_plus_plus(models, inputs, layer_inputs, stages, alpha=0.8, ridge=0.0)
@@ -251,9 +251,7 @@ def test_pytorch_models_merge_through_their_state_dicts():
     build = lambda: torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))  # noqa: E731
     models, xs = [build(), build()], [torch.randn(30, 5), torch.randn(2, 15, 5)]
     read = [torch_layer_inputs(m, x) for m, x in zip(models, xs, strict=True)]
-    np.testing.assert_allclose(
-        read[0]["2"], torch.relu(models[0][0](xs[0])).detach().numpy(), rtol=1e-6
-    )
+    np.testing.assert_allclose(read[0]["2"], torch.relu(models[0][0](xs[0])).detach().numpy(), rtol=1e-6)
     grams = [{name: activation_gram(a) for name, a in r.items()} for r in read]
     dicts = [{k: v.numpy() for k, v in m.state_dict().items()} for m in models]
     merged = regmean(dicts, grams, alpha=0.9, ridge=0.0)

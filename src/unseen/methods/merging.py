@@ -58,8 +58,9 @@ def task_arithmetic(
     scales = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), (len(models),))
     return _merge(
         [base, *models],
-        lambda name, leaves: leaves[0]
-        + sum(s * (leaf - leaves[0]) for s, leaf in zip(scales, leaves[1:], strict=True)),
+        lambda name, leaves: (
+            leaves[0] + sum(s * (leaf - leaves[0]) for s, leaf in zip(scales, leaves[1:], strict=True))
+        ),
     )
 
 
@@ -297,19 +298,21 @@ def sequential_merge(
 
     def arrive(merged: Any, arrival: tuple[Int[Array, ""], Any]) -> tuple[Any, Any]:
         count, newcomer = arrival
-        seen = [] if batches is None else [
-            jax.tree.map(lambda samples: pooled(count, samples), batches),
-            jax.tree.map(lambda samples: samples[count], batches),
-        ]
+        seen = (
+            []
+            if batches is None
+            else [
+                jax.tree.map(lambda samples: pooled(count, samples), batches),
+                jax.tree.map(lambda samples: samples[count], batches),
+            ]
+        )
         joined = merge([eqx.combine(merged, rest), eqx.combine(newcomer, rest)], seen)
         merged = eqx.filter(joined, _is_floating)
         return merged, merged
 
     arrivals = (jnp.arange(1, len(models)), _stacked([arrays for arrays, _ in parts[1:]]))
     _, history = jax.lax.scan(arrive, jax.tree.map(jnp.asarray, parts[0][0]), arrivals)
-    return [
-        eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], history), rest) for i in range(len(models) - 1)
-    ]
+    return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], history), rest) for i in range(len(models) - 1)]
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

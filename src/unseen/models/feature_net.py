@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, overload
 
@@ -38,14 +39,14 @@ class FeatureNet(eqx.Module):
 
     @overload
     def __call__(
-        self, x: Float[Array, "..."], *, collect: Literal[False] = False, head: int = 0
+        self, x: Float[Array, ...], *, collect: Literal[False] = False, head: int = 0
     ) -> Float[Array, " classes"]: ...
     @overload
     def __call__(
-        self, x: Float[Array, "..."], *, collect: Literal[True], head: int = 0
+        self, x: Float[Array, ...], *, collect: Literal[True], head: int = 0
     ) -> tuple[Float[Array, " classes"], Inputs]: ...
     def __call__(
-        self, x: Float[Array, "..."], *, collect: bool = False, head: int = 0
+        self, x: Float[Array, ...], *, collect: bool = False, head: int = 0
     ) -> Float[Array, " classes"] | tuple[Float[Array, " classes"], Inputs]:
         """Logits of one example.
 
@@ -70,9 +71,7 @@ class FeatureNet(eqx.Module):
 
     def stages(self) -> tuple[str, ...]:
         """Names of the parts that run one after the other: the trunk's stages, then the heads."""
-        return tuple(f"trunk.{i}" for i in range(len(self.trunk))) + tuple(
-            f"heads.{i}" for i in range(len(self.heads))
-        )
+        return tuple(f"trunk.{i}" for i in range(len(self.trunk))) + tuple(f"heads.{i}" for i in range(len(self.heads)))
 
     @classmethod
     def mlp(
@@ -83,7 +82,7 @@ class FeatureNet(eqx.Module):
         sizes = (inputs, *widths)
         trunk = tuple(
             Dense(a, b, flatten=i == 0, key=next(keys))
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         return cls(trunk, _heads(sizes[-1], classes, heads, next(keys)))
 
@@ -123,9 +122,7 @@ class FeatureNet(eqx.Module):
         positions."""
         keys = _keys(key, len(widths) + 1)
         sizes = (channels, *widths)
-        convolutions = (
-            ConvPool(a, b, key=next(keys)) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        convolutions = (ConvPool(a, b, key=next(keys)) for a, b in itertools.pairwise(sizes))
         return cls((*convolutions, MeanPool()), _heads(sizes[-1], classes, heads, next(keys)))
 
     @classmethod
@@ -174,7 +171,7 @@ class Dense(eqx.Module):
         self.linear = eqx.nn.Linear(inputs, width, key=key)
         self.flatten, self.relu = flatten, relu
 
-    def __call__(self, x: Float[Array, "..."]) -> tuple[Float[Array, " width"], Inputs]:
+    def __call__(self, x: Float[Array, ...]) -> tuple[Float[Array, " width"], Inputs]:
         """Output, and what the layer reads."""
         x = x.reshape(-1) if self.flatten else x
         out = self.linear(x)
@@ -255,9 +252,7 @@ class PatchEmbedding(eqx.Module):
         self.position = 0.02 * jax.random.normal(b, ((size // patch) ** 2, width))
         self.patch = patch
 
-    def __call__(
-        self, x: Float[Array, "rows columns *channels"]
-    ) -> tuple[Float[Array, "patches width"], Inputs]:
+    def __call__(self, x: Float[Array, "rows columns *channels"]) -> tuple[Float[Array, "patches width"], Inputs]:
         """Output, and the flattened patches."""
         rows, columns, p = x.shape[0] // self.patch, x.shape[1] // self.patch, self.patch
         patches = x.reshape(rows, p, columns, p, -1).swapaxes(1, 2).reshape(rows * columns, -1)
@@ -286,9 +281,7 @@ class TransformerBlock(eqx.Module):
         """Output, and what the six linear layers read."""
         normed = jax.vmap(self.norm)(x)
         split = (len(x), self.attention_heads, -1)
-        query, key, value = (
-            jax.vmap(layer)(normed).reshape(split) for layer in (self.query, self.key, self.value)
-        )
+        query, key, value = (jax.vmap(layer)(normed).reshape(split) for layer in (self.query, self.key, self.value))
         mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         out, read = self.mlp(x + jax.vmap(self.output)(mixed))
         attention = {"query": normed, "key": normed, "value": normed, "output": mixed}

@@ -177,8 +177,12 @@ def test_same_key_same_sample_and_traceable(world):
 
 @pytest.mark.parametrize(
     ("axes", "name"),
-    [(dict(texture=1.5), "texture"), (dict(severity=6), "severity"), (dict(colour_agreement=-0.1), "colour_agree"),
-     (dict(colours=1), "colours")],
+    [
+        (dict(texture=1.5), "texture"),
+        (dict(severity=6), "severity"),
+        (dict(colour_agreement=-0.1), "colour_agree"),
+        (dict(colours=1), "colours"),
+    ],
 )
 def test_bad_contexts_name_the_field(axes, name):
     with pytest.raises(UserError, match=name):

@@ -190,9 +190,7 @@ class DigitDomains(eqx.Module):
         images, drawn = render(see, images, labels, context, classes=self.classes)
         return images, labels, attributes | drawn
 
-    def _of_class(
-        self, key: Key[Array, ""], labels: Int[Array, " n"], pool: Int[Array, " pool"]
-    ) -> Int[Array, " n"]:
+    def _of_class(self, key: Key[Array, ""], labels: Int[Array, " n"], pool: Int[Array, " pool"]) -> Int[Array, " n"]:
         """One random member of the pool for each wanted label."""
         by_class = pool[jnp.argsort(self.labels[pool], stable=True)]
         counts = jnp.bincount(self.labels[pool], length=self.classes)
@@ -287,9 +285,7 @@ def _rotation(angle: Float[Array, ""], height: int, width: int) -> Float[Array, 
     return (share_y[..., :, None] * share_x[..., None, :]).reshape(height * width, height * width)
 
 
-def stripes(
-    key: Key[Array, ""], kind: Int[Array, " n"], height: int, width: int
-) -> Float[Array, "n height width"]:
+def stripes(key: Key[Array, ""], kind: Int[Array, " n"], height: int, width: int) -> Float[Array, "n height width"]:
     """Sinusoidal stripes in [0, 1] of random phase; `kind` sets direction and frequency.
 
     Directions go round by the golden ratio, so that any range of kinds is spread out; wavelengths
