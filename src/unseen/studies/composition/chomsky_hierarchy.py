@@ -72,7 +72,7 @@ class ChomskyHierarchy(Study):
     smoke = dict(
         trained_to=3, tested_to=6, width=8, recurrent_steps=20, transformer_width=8, transformer_layers=1,
         transformer_steps=20, evaluations=2, batch=8, test_strings=8, seeds=2,
-        task=("parity_check", "reverse_string"), architecture=("RNN", "LSTM", "StackRNN", "Transformer"),
+        task=("parity_check", "reverse_string"), architecture=("LSTM", "StackRNN", "Transformer"),
     )  # fmt: skip
     paper = dict(
         trained_to=40, tested_to=500, width=256, recurrent_steps=1_000_000, recurrent_rate=1e-3, batch=128,
@@ -150,7 +150,7 @@ class ChomskyHierarchy(Study):
         """Reversal beyond the training lengths: StackRNN against LSTM."""
         beyond, within = (values.sel(task="reverse_string") for values in (self._beyond(e), self._within(e)))
         stack, lstm = beyond.sel(architecture="StackRNN"), beyond.sel(architecture="LSTM")
-        effect = paired_difference(stack, lstm)
+        effect = mean_interval(paired_difference(stack, lstm))
         fitted = bool((within.sel(architecture=["StackRNN", "LSTM"]).mean("seed") > 0.9).all())
         also = {
             "StackRNN": mean_interval(stack),
@@ -168,12 +168,12 @@ class ChomskyHierarchy(Study):
     def transformer_misses(self, e: xr.Dataset) -> Any:
         """Parity beyond the training lengths: the better fitted of RNN and LSTM against the transformer."""
         beyond = self._beyond(e).sel(task="parity_check")
-        plain = ["RNN", "LSTM"]
+        plain = [net for net in ("RNN", "LSTM") if net in e.architecture.values]
         loss = self._best_rate(e).train_loss.sel(task="parity_check", architecture=plain)
         loss = loss.dropna("step", how="all").isel(step=-1)
         recurrent = beyond.sel(architecture=plain).isel(architecture=loss.fillna(np.inf).argmin("architecture"))
         transformer = beyond.sel(architecture="Transformer")
-        effect, alone = paired_difference(recurrent, transformer), mean_interval(transformer)
+        effect, alone = mean_interval(paired_difference(recurrent, transformer)), mean_interval(transformer)
         return judge(
             effect,
             supported=effect.low > 0.25 and alone.estimate < 0.65,
@@ -195,7 +195,7 @@ class ChomskyHierarchy(Study):
         missing = corrected.isnull().any(pairs)  # a diverged pair must not drop out of a mean in silence
         solvable = corrected.where(inside).mean(pairs).where(~missing)
         other = corrected.where(~inside).mean(pairs).where(~missing)
-        effect = paired_difference(solvable, other)
+        effect = mean_interval(paired_difference(solvable, other))
         also = {"inside": mean_interval(solvable), "outside": mean_interval(other)}
         note = "bucket_sort is undertrained at laptop scale" if "bucket_sort" in beyond.task.values else ""
         return judge(effect, supported=effect.low > 0.20, refuted=effect.high < 0.05, also=also, note=note)
