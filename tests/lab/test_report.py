@@ -161,6 +161,7 @@ def test_a_study_of_ones_own_needs_no_entry_and_no_record() -> None:
         ("CI upper bound of test accuracy < 0.10 with train accuracy CI lower bound > 0.95", (0.1,)),
         ("whole CI inside [-1.25, -0.75]", (-1.25, -0.75)),
         ("whole CI inside +-0.12", (-0.12, 0.12)),
+        ("slope CI outside [0.85, 1.15] or R^2 CI upper bound < 0.8", (0.85, 1.15)),
         ("lower bound of the slope > 1e-4.", (1e-4,)),
         ("the CI of the difference lies above 0.05", (0.05,)),
         ("CI lower bounds > log 1.5 and > 0.3", ()),

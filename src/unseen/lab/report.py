@@ -32,7 +32,7 @@ MOST_POINTS = 160  # of a curve; more than its pixels
 # not drawn, since a study may report the ratio itself.
 _COMPARISON = re.compile(
     r"(?:[<>]=?|\babove|\bbelow|\bat least|\bat most)\s*(?P<bound>\S+)"
-    r"|\binside\s*(?P<range>\[[^\]]*\]|\+-\s*[\d.]+)"
+    r"|\b(?:inside|outside)\s*(?P<range>\[[^\]]*\]|\+-\s*[\d.]+)"
 )
 
 
