@@ -129,9 +129,7 @@ def _read(folder: Path) -> dict[str, Paper]:
         for entry in _parsed(file).get("paper", []):
             new = _paper(entry, family, file)
             if new.key in found:
-                raise UserError(
-                    f"{file}, line {_line(file, new.key, last=True)}: the key {new.key!r} is taken."
-                )
+                raise UserError(f"{file}, line {_line(file, new.key, last=True)}: the key {new.key!r} is taken.")
             found[new.key] = new
     return found
 
@@ -245,7 +243,5 @@ def _plain(name: str) -> str:
 def _implemented(key: str) -> Paper:
     entry = paper(key)
     if not entry.is_implemented:
-        raise UserError(
-            f"{entry.key} is in the catalogue but has no study yet; `unseen show {entry.key}` tells more."
-        )
+        raise UserError(f"{entry.key} is in the catalogue but has no study yet; `unseen show {entry.key}` tells more.")
     return entry
