@@ -171,8 +171,8 @@ class Gemma(eqx.Module):
     def empty(self, batch: int, slots: int) -> Cache:
         """A cache for `batch` texts of up to `slots` tokens each."""
         layers, head = self.layers.key_norm.shape
-        zeros = jnp.zeros((layers, batch, slots, head), self.embedding.dtype)
-        return Cache(zeros, zeros, jnp.zeros(batch, int))
+        shape, kind = (layers, batch, slots, head), self.embedding.dtype
+        return Cache(jnp.zeros(shape, kind), jnp.zeros(shape, kind), jnp.zeros(batch, int))
 
     def read(
         self, cache: Cache, tokens: Int[Array, "batch chunk"], count: Int[Array, " batch"]

@@ -109,12 +109,12 @@ class View(NamedTuple):
     in the alphabet of action 0's name (0 or 1) and `first` the action that the text lists first.
     """
 
-    payoff: Float[Array, "2 2 2"]
-    own: Int[Array, " rounds"]
-    other: Int[Array, " rounds"]
-    round: Int[Array, ""]
-    label: Int[Array, ""]
-    first: Int[Array, ""]
+    payoff: Float[Array | np.ndarray, "2 2 2"]
+    own: Int[Array | np.ndarray, " rounds"]
+    other: Int[Array | np.ndarray, " rounds"]
+    round: Int[Array | np.ndarray, ""]
+    label: Int[Array | np.ndarray, ""]
+    first: Int[Array | np.ndarray, ""]
 
 
 class Draws(NamedTuple):
@@ -376,7 +376,8 @@ STORIES = (
     Story("You and a colleague each plan your half of a joint week.", "your colleague", "Plan", "credits"),
     Story("You are the captain of one of two ferries on the same lake.", "the second captain", "Route", "tokens"),
 )
-NAMES = (("F", "J"), ("B", "Y"), ("K", "Q"), ("H", "R"))  # each pair in the order of the alphabet
+# Each pair in the order of the alphabet; the last two are for worked examples.
+NAMES = (("F", "J"), ("B", "Y"), ("K", "Q"), ("H", "R"), ("D", "W"), ("M", "T"))
 SCALES = ((0, 5, 8, 10), (1, 2, 3, 4), (0, 30, 50, 70), (2, 5, 9, 14), (10, 40, 80, 90))  # points of levels 1 to 4
 
 
@@ -469,6 +470,20 @@ def question(
     return Question(f"{text}Round {len(actions) + 1}. {ask}\n{lead}", options)
 
 
+def worked_examples() -> str:
+    """Two one-shot games with the better option taken, to put before the prompts of a base model: in one it is listed
+    first, in the other second, and no name recurs in the games that follow."""
+    text = ""
+    for payoff, framing in (
+        (PRISONERS_DILEMMA, Framing(story=0, names=4, scale=1, session=901, reverse=True)),
+        (PRISONERS_DILEMMA[::-1], Framing(story=3, names=5, scale=2, session=902, reverse=True)),
+    ):
+        best = dominant_action(payoff)
+        assert best is not None
+        text += f"{question(payoff, framing, np.zeros((0, 2), int), 1).text} {framing.actions[best]}.\n\n"
+    return text
+
+
 class Reading(NamedTuple):
     """What a reader of a prompt knows: the view in canonical coordinates, the session, the actions' names."""
 
@@ -510,12 +525,12 @@ def parse(text: str, *, slots: int = 0) -> Reading:
     for t, (mine, theirs) in enumerate(past):
         own[t], other[t] = names.index(mine), others.index(theirs)
     view = View(
-        jnp.asarray(payoff, float),
-        jnp.asarray(own),
-        jnp.asarray(other),
-        jnp.asarray(len(past)),
-        jnp.asarray(int(names[0] > names[1])),
-        jnp.asarray(row_turned),
+        payoff.astype(np.float32),
+        own,
+        other,
+        np.asarray(len(past)),
+        np.asarray(int(names[0] > names[1])),
+        np.asarray(int(row_turned)),
     )
     return Reading(view, int(session[1]), names)
 
