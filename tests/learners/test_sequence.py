@@ -44,18 +44,26 @@ def test_advance_is_a_plain_optax_loop_and_does_not_depend_on_how_often_it_is_me
     state = one.init(jax.random.key(3))
     net, optimizer = state.model, optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
     moments = optimizer.init(eqx.filter(net, eqx.is_array))
-    for step in range(6):
+
+    @eqx.filter_jit
+    def update(net, moments, step):
         batch = minibatches(data, 8)(jax.random.fold_in(jax.random.fold_in(state.key, 0), step))
-        gradients = eqx.filter_grad(lambda n, b=batch: token_loss(predict(n, b), b))(net)
+        gradients = eqx.filter_grad(lambda n: token_loss(predict(n, batch), batch))(net)
         updates, moments = optimizer.update(gradients, moments)
-        net = eqx.apply_updates(net, updates)
-    after = one.advance(state)
+        return eqx.apply_updates(net, updates), moments
+
+    for step in range(6):
+        net, moments = update(net, moments, jnp.array(step))
+    after = jax.jit(one.advance)(state)
     for a, b in zip(jax.tree.leaves(after.model), jax.tree.leaves(net), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     three = learner(2, {"train": minibatches(data, 8), "all": lambda key: data})
-    again = three.advance(three.advance(three.advance(three.init(jax.random.key(3)))))
+    advance = jax.jit(three.advance)
+    again = advance(advance(advance(three.init(jax.random.key(3)))))
     assert eqx.tree_equal(after.model, again.model, rtol=1e-6, atol=1e-7)
-    assert set(three.measure(again)) == {f"{r}_{m}" for r in ("train", "all") for m in ("loss", "accuracy", "exact")}
+    assert set(jax.eval_shape(three.measure, again)) == {
+        f"{r}_{m}" for r in ("train", "all") for m in ("loss", "accuracy", "exact")
+    }
 
 
 def test_cosine_decay_ends_at_zero():
@@ -78,5 +86,5 @@ def test_a_recurrent_network_learns_to_repeat_the_first_letter():
         profile=lambda key, n: task.sample(key, n, 32, 4),
         lengths=(2, 4),
     )
-    final = learner.final(jax.jit(learner.advance)(learner.init(jax.random.key(0))))
+    final = jax.jit(learner.final)(jax.jit(learner.advance)(learner.init(jax.random.key(0))))
     assert final["accuracy"].shape == (2,) and final["accuracy"][0] == 1 and final["exact"][0] == 1

@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 
@@ -58,7 +59,7 @@ def missing(x):
 
 
 SOLVERS = {
-    "even_pairs": lambda x: [sum(a != b for a, b in zip(x, x[1:], strict=False)) % 2],
+    "even_pairs": lambda x: [sum(a != b for a, b in itertools.pairwise(x)) % 2],
     "modular_arithmetic": lambda x: [arithmetic(x, "01234+-*")],
     "parity_check": lambda x: [x.count(1) % 2],
     "cycle_navigation": lambda x: [(x.count(2) - x.count(0)) % 5],

@@ -208,7 +208,12 @@ class ChomskyHierarchy(Study):
         for task in sorted(tasks, key=("bucket_sort", "reverse_string", "parity_check").count, reverse=True):
             levels.setdefault(CHOMSKY_TASKS[task].level, task)
         levels = {level: levels[level] for level in REACHES["TapeRNN"] if level in levels}
-        fig, axes = figures.panels(1 + len(levels), width=4.6, height=4.2 + 0.35 * max(0, len(tasks) - 4))
+        rows = (2 + len(levels)) // 2
+        height = 3.8 + 0.35 * max(0, len(tasks) - 4)
+        fig, axes = figures.panels(2, rows, height=height, squeeze=False)
+        axes = axes.ravel()
+        for spare in axes[1 + len(levels) :]:
+            spare.set_visible(False)
         grid, mean = axes[0], beyond.mean("seed").transpose("task", "architecture").values
         grid.imshow(mean, vmin=0, vmax=1, cmap=figures.SEQUENTIAL, aspect="auto")
         for i, task in enumerate(tasks):
@@ -221,13 +226,13 @@ class ChomskyHierarchy(Study):
         grid.set_yticks(range(len(tasks)), [t.replace("_", "\n", 1) for t in tasks], fontsize=11)
         grid.grid(False)
         grid.set_title(f"Accuracy at {self.trained_to + 1}..{self.tested_to}  (* in its class)", fontsize=13)
-        for ax, (level, task) in zip(axes[1:], levels.items(), strict=True):
+        for ax, (level, task) in zip(axes[1:], levels.items(), strict=False):
             for j, net in enumerate(nets):
                 profile = accuracy.sel(task=task, architecture=net)
                 figures.curve(ax, profile, x="length", label=net, color=figures.COLORS[j])
             ax.axvspan(1, self.trained_to, color="0.85", zorder=0)
             ax.axhline(CHOMSKY_TASKS[task]().chance, color="0.4", ls=":", lw=1.2)
             ax.set(xlabel="input length", title=f"{task}\n({level})", ylim=(0, 1.03))
-        axes[1].set_ylabel("accuracy a token")
-        axes[-1].legend(loc="lower left", ncols=2)
+            ax.set_ylabel("accuracy a token")
+        axes[len(levels)].legend(loc="lower left", ncols=2)
         return fig
