@@ -108,15 +108,11 @@ class OfflineTD:
 
     def __post_init__(self) -> None:
         if self.bootstrap == "maximum" and not self.discrete:
-            raise UserError(
-                'bootstrap takes "expectile" or "policy" where actions are numbers, got "maximum".'
-            )
+            raise UserError('bootstrap takes "expectile" or "policy" where actions are numbers, got "maximum".')
         if self.bootstrap == "value" and self.conservative:
             raise UserError(f'conservative takes 0 with bootstrap "value", got {self.conservative}.')
         if self.bootstrap == "policy" and self.discrete:
-            raise UserError(
-                'bootstrap takes "expectile" or "maximum" where actions are discrete, got "policy".'
-            )
+            raise UserError('bootstrap takes "expectile" or "maximum" where actions are discrete, got "policy".')
 
     # State --------------------------------------------------------------------------------------------------
 
@@ -150,15 +146,11 @@ class OfflineTD:
     ) -> Float[Array, "critic batch"]:
         """Q of each critic at the given actions."""
         if self.discrete:
-            return jnp.take_along_axis(self.all_values(critics, inputs), action[None, :, None], axis=-1)[
-                ..., 0
-            ]
+            return jnp.take_along_axis(self.all_values(critics, inputs), action[None, :, None], axis=-1)[..., 0]
         pairs = jnp.concatenate([inputs, action], axis=-1)
         return eqx.filter_vmap(lambda critic: jax.vmap(critic)(pairs)[:, 0])(critics)
 
-    def all_values(
-        self, critics: Any, inputs: Float[Array, "batch features"]
-    ) -> Float[Array, "critic batch action"]:
+    def all_values(self, critics: Any, inputs: Float[Array, "batch features"]) -> Float[Array, "critic batch action"]:
         """Q of each critic at every discrete action."""
         return eqx.filter_vmap(lambda critic: jax.vmap(critic)(inputs))(critics)
 
@@ -212,9 +204,7 @@ class OfflineTD:
             loss += -jnp.mean(q) / scale + self.constraint * jnp.mean((action - batch.action) ** 2)
         return loss
 
-    def _value_loss(
-        self, networks: Networks, fixed: Networks, target: Any, batch: TDBatch
-    ) -> Float[Array, ""]:
+    def _value_loss(self, networks: Networks, fixed: Networks, target: Any, batch: TDBatch) -> Float[Array, ""]:
         now, before = (self.all_values(v, batch.inputs)[..., 0] for v in (networks.critics, target))
         after, gained = (self.all_values(v, batch.next_inputs)[..., 0] for v in (target, fixed.critics))
         goal = batch.reward + batch.discount * after.min(axis=0)
@@ -226,9 +216,7 @@ class OfflineTD:
     def _tilt(self, advantage: Float[Array, " batch"]) -> Float[Array, " batch"]:
         return jnp.where(advantage > 0, self.expectile, 1 - self.expectile)
 
-    def _weighted_cloning(
-        self, policy: Any, batch: TDBatch, advantage: Float[Array, " batch"]
-    ) -> Float[Array, ""]:
+    def _weighted_cloning(self, policy: Any, batch: TDBatch, advantage: Float[Array, " batch"]) -> Float[Array, ""]:
         weight = advantage_weights(advantage, self.temperature, self.clip)
         return -jnp.mean(weight * jax.vmap(policy.log_prob)(batch.inputs, batch.action))
 
@@ -265,9 +253,7 @@ class OfflineTD:
         (learned, target, optimizer), losses = jax.lax.scan(
             update, (learned, target, state.optimizer), jax.random.split(stream, steps)
         )
-        return TDState(
-            eqx.combine(learned, rest), eqx.combine(target, target_rest), optimizer, key, losses.mean()
-        )
+        return TDState(eqx.combine(learned, rest), eqx.combine(target, target_rest), optimizer, key, losses.mean())
 
     def learner(
         self,
@@ -327,6 +313,7 @@ def goal_relabelled(
     radius: float,
     discount: float = 0.99,
     mixture: tuple[float, float, float] = (0.2, 0.5, 0.3),
+    n: int = 1,
     limit: Count | None = None,
 ) -> Callable[[PRNGKeyArray], TDBatch]:
     """Sampler of steps with hindsight goals: reward 1 and the end where the next state lies within `radius`
@@ -343,21 +330,27 @@ def goal_relabelled(
 
     def sample(key: PRNGKeyArray) -> TDBatch:
         of_step, of_kind, of_future, of_random = jax.random.split(key, 4)
-        steps = log.transitions(of_step, batch, limit=limit)
+        steps = log.n_step(of_step, batch, n, limit=limit)
         future = log.hindsight(of_future, steps.episode, steps.time, how="geometric", discount=discount)
         anywhere = log.hindsight(of_random, steps.episode, steps.time, how="random", limit=limit)
         u = jax.random.uniform(of_kind, (batch,))[:, None]
         goal = jnp.where(
             u < shares[0], steps.next_achieved, jnp.where(u < shares[1], log.at(*future), log.at(*anywhere))
         )
-        reached = jnp.linalg.norm(steps.next_achieved - goal, axis=-1) <= radius
+        # The states on the way, the episode's last one repeated where it ends before n steps.
+        ahead = jnp.minimum(steps.time[:, None] + 1 + jnp.arange(n), log.length[steps.episode][:, None])
+        way = log.achieved[steps.episode[:, None], ahead]
+        reached = jnp.linalg.norm(way - goal[:, None], axis=-1) <= radius
+        first = jnp.argmax(reached, axis=1)
+        hit = reached.any(axis=1)
+        taken = (ahead[:, -1] - steps.time).astype(float)
         features = jax.vmap(inputs)
         return TDBatch(
             features(steps.observation, goal),
             steps.action,
-            reached.astype(float),
+            jnp.where(hit, discount ** first.astype(float), 0.0),
             features(steps.next_observation, goal),
-            jnp.where(reached, 0.0, discount),
+            jnp.where(hit, 0.0, discount**taken),
         )
 
     return sample

@@ -81,9 +81,7 @@ class OutcomeBC:
         """The untrained state."""
         of_model, stream = jax.random.split(key)
         model = self.model(of_model)
-        return Training(
-            model, self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)), stream, jnp.zeros(())
-        )
+        return Training(model, self.optimizer.init(eqx.filter(model, eqx.is_inexact_array)), stream, jnp.zeros(()))
 
     def train(self, state: Training, steps: int) -> Training:
         """`steps` updates."""
@@ -97,9 +95,7 @@ class OutcomeBC:
             change, optimizer = self.optimizer.update(gradient, optimizer, learned)
             return (optax.apply_updates(learned, change), optimizer), loss
 
-        (learned, optimizer), losses = jax.lax.scan(
-            update, (learned, state.optimizer), jax.random.split(stream, steps)
-        )
+        (learned, optimizer), losses = jax.lax.scan(update, (learned, state.optimizer), jax.random.split(stream, steps))
         return Training(eqx.combine(learned, fixed), optimizer, key, losses.mean())
 
     def learner(
@@ -170,9 +166,7 @@ def goal_conditioned(
         place = log.hindsight(of_goal, steps.episode, steps.time, how=how, discount=discount, limit=limit)
         if augmentation is not None:
             place = augmentation(of_swap, *place, probability=probability, limit=limit)
-        return CloningBatch(
-            jax.vmap(inputs)(steps.observation, log.at(*place)), steps.action, jnp.ones(batch)
-        )
+        return CloningBatch(jax.vmap(inputs)(steps.observation, log.at(*place)), steps.action, jnp.ones(batch))
 
     return sample
 
@@ -221,9 +215,7 @@ def top_fraction(log: OfflineDataset, fraction: float) -> Float[Array, "episode 
     return jnp.broadcast_to((returns >= bar)[:, None].astype(float), log.reward.shape)
 
 
-def advantage_weights(
-    advantage: Float[Array, ...], temperature: float, clip: float = 100.0
-) -> Float[Array, ...]:
+def advantage_weights(advantage: Float[Array, ...], temperature: float, clip: float = 100.0) -> Float[Array, ...]:
     """min(exp(temperature * advantage), clip).
 
     Source: Peng et al. (2019, arXiv 1910.00177), equation 3 and section 4.2, with the inverse temperature of

@@ -80,9 +80,7 @@ class TemporalAugmentation(eqx.Module):
         episode, time = np.nonzero(inside)
         stride = int(lengths.sum()) + 1
         if clusters * stride >= 2**31:
-            raise UserError(
-                f"clusters times transitions must stay below 2^31, got {clusters} times {stride - 1}."
-            )
+            raise UserError(f"clusters times transitions must stay below 2^31, got {clusters} times {stride - 1}.")
         before = (np.cumsum(lengths) - lengths)[episode] + time
         place = labels[inside].astype(np.int64) * stride + np.minimum(before, stride - 1)
         order = np.argsort(place, kind="stable")
@@ -127,8 +125,6 @@ class TemporalAugmentation(eqx.Module):
         """New places of the goals at the given places, each swapped with `probability`."""
         of_waypoint, of_goal, of_coin = jax.random.split(key, 3)
         other, passed = self.waypoint(of_waypoint, episode, time, limit=limit)
-        later = jnp.floor(jax.random.uniform(of_goal, time.shape) * (self.length[other] - passed + 1)).astype(
-            int
-        )
+        later = jnp.floor(jax.random.uniform(of_goal, time.shape) * (self.length[other] - passed + 1)).astype(int)
         coin = jax.random.uniform(of_coin, time.shape) < probability
         return jnp.where(coin, other, episode), jnp.where(coin, passed + later, time)

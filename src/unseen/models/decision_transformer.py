@@ -118,7 +118,7 @@ class DecisionTransformer(eqx.Module):
         if present is not None:
             allowed &= jnp.repeat(present, 3)[None]
         for block in self.blocks:
-            x, _ = block(x, allowed, None, 1.0)
+            x, _ = block(x, allowed, None, None)
         return jnp.tanh(jax.vmap(self.head)(jax.vmap(self.norm_out)(x[1::3])))
 
     def remember(self) -> History:

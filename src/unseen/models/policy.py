@@ -27,9 +27,7 @@ class GaussianPolicy(eqx.Module):
         """The mean action."""
         return jnp.tanh(self.mlp(features))
 
-    def log_prob(
-        self, features: Float[Array, " features"], action: Float[Array, " action"]
-    ) -> Float[Array, ""]:
+    def log_prob(self, features: Float[Array, " features"], action: Float[Array, " action"]) -> Float[Array, ""]:
         """Log density of an action."""
         log_std = jnp.clip(self.log_std, -5, 2)
         error = (action - self(features)) * jnp.exp(-log_std)

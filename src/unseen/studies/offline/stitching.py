@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +30,10 @@ from unseen.worlds.control import (
     PointMaze,
     StitchingSplit,
     TwoRewardCorridor,
+    collect_corridor,
     collect_crossed,
 )
+from unseen.worlds.control.gym_maze import GymMaze, collect_gym_maze
 
 Share = float | Float[Array, ""]
 Count = int | Int[Array, ""]
@@ -54,12 +58,13 @@ class Stitching(Study):
     episodes: int = 100  # test episodes for each pair of regions
     width: int = 64  # units of the two hidden layers
     batch_size: int = 128  # steps in an update
-    learning_rate: float = 1e-3  # of Adam, for RvS
+    learning_rate: float = 3e-3  # of Adam, for RvS
     clusters: int = 40  # of the augmentation
     steps: int = 8_000  # updates of RvS and IQL
     discount: float = 0.98  # of IQL
-    expectile: float = 0.9  # of IQL's value
-    temperature: float = 100.0  # of IQL's policy, inverse; values lie in [0, 1]
+    expectile: float = 0.7  # of IQL's value
+    n_step: int = 10  # steps before IQL's target bootstraps
+    temperature: float = 10.0  # of IQL's policy, inverse; values lie in [0, 1]
     td_learning_rate: float = 3e-3  # of Adam, for IQL
     transformer_seeds: int = 5  # seeds of the decision transformer
     transformer_steps: int = 1_500  # its updates
@@ -68,6 +73,10 @@ class Stitching(Study):
     transformer_episodes: int = 20  # its test episodes for each pair of regions
     context: int = 10  # steps it sees
     corridor_steps: int = 2_000  # updates in the two-reward corridor
+    real_transitions: int = 0  # length of each MuJoCo log; 0 leaves out that part, which takes unseen[mujoco]
+    real_seeds: int = 5  # seeds of that part
+    real_episodes: int = 10  # its test episodes for each pair of cells
+    real_horizon: int = 600  # steps of its test episodes
 
     varies = dict(
         policy=("rvs", "iql"),
@@ -83,6 +92,7 @@ class Stitching(Study):
     paper = dict(
         width=1024, batch_size=256, steps=1_000_000, seeds=5, size=(100_000, 400_000, 1_000_000),
         transformer_steps=200_000, transformer_batch=256, context=5, corridor_steps=100_000,
+        real_transitions=1_000_000,
     )  # fmt: skip
     watch = ("loss", "transformer_loss")
 
@@ -147,7 +157,7 @@ class Stitching(Study):
             td = OfflineTD(
                 sample=offline_td.goal_relabelled(
                     log, self.batch_size, self.inputs,
-                    radius=self.regions.maze.goal_radius, discount=self.discount, limit=size,
+                    radius=self.regions.maze.goal_radius, discount=self.discount, n=self.n_step, limit=size,
                 ),
                 features=4, actions=2, width=self.width, expectile=self.expectile, temperature=self.temperature,
                 optimizer=optax.adam(self.td_learning_rate),
@@ -210,9 +220,7 @@ class Stitching(Study):
 
         def compute(key: PRNGKeyArray) -> dict[str, Array]:
             tasks, walk = jax.random.split(key)
-            solved = self.success(
-                lambda memory, state, goal: (memory, oracle(state, goal)), tasks, self.episodes
-            )
+            solved = self.success(lambda memory, state, goal: (memory, oracle(state, goal)), tasks, self.episodes)
             chance = self.success(act, tasks, self.episodes, walk)
             return {f"oracle_{k}": solved[k] for k in ("seen", "unseen")} | {
                 f"random_{k}": chance[k] for k in ("seen", "unseen")
@@ -237,7 +245,9 @@ class Stitching(Study):
 
         if policy == "iql":
             td = OfflineTD(
-                sample=offline_td.steps_of(log, self.batch_size, place, discount=self.discount),
+                sample=offline_td.steps_of(
+                    log, self.batch_size, place, discount=self.discount, n=self.n_step
+                ),
                 features=2, actions=2, width=self.width, expectile=self.expectile,
                 temperature=self.temperature, optimizer=optax.adam(self.td_learning_rate),
             )  # fmt: skip
@@ -253,6 +263,56 @@ class Stitching(Study):
         )
         best = log.returns_to_go().max()
         return bc.learner(final=lambda model, key: measured(lambda s: model(inputs(s, best)), key), **common)
+
+    @part(
+        varies=dict(real_maze=("u-maze", "medium", "large"), policy=("rvs", "iql"), augmentation=(0.0, 0.5)),
+        includes=lambda self, real_maze, policy, augmentation: (
+            self.real_transitions > 0 and (policy == "rvs" or augmentation == min(self.augmentation))
+        ),
+        seeds="real_seeds",
+    )
+    def real(self, real_maze: str, policy: str, augmentation: float) -> Learner:
+        """The paper's own logs: PointMaze in MuJoCo, tested on pairs of cells that no group of the log joins."""
+        maze = GymMaze.preset(real_maze)
+        settings = {"layout": real_maze, "transitions": self.real_transitions, "noise": self.noise, "seed": 0}
+        log = OfflineDataset.from_arrays(artifact(collect_gym_maze, settings))
+        mean, std = (f(log.observation, axis=(0, 1)) for f in (jnp.mean, jnp.std))
+
+        def inputs(observation: Array, goal: Array) -> Array:
+            return jnp.concatenate([(observation - mean) / std, (goal - mean[:2]) / std[:2]])
+
+        def measured(act: Callable[[Array], Array], key: PRNGKeyArray) -> dict[str, Any]:
+            fast = jax.jit(lambda observation, goal: act(inputs(observation, goal)))
+            seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+            return {
+                f"real_{name}": maze.success(
+                    fast, pairs, episodes=self.real_episodes, horizon=self.real_horizon, seed=seed
+                ).mean()
+                for name, pairs in (("seen", maze.seen), ("unseen", maze.tests))
+            }
+
+        common: dict[str, Any] = {"steps": self.steps, "every": max(1, self.steps // 8)}
+        common |= {"loss": "real_loss", "host": True}
+        if policy == "iql":
+            td = OfflineTD(
+                sample=offline_td.goal_relabelled(
+                    log, self.batch_size, inputs, radius=0.45, discount=self.discount, n=self.n_step
+                ),
+                features=6, actions=2, width=self.width, expectile=self.expectile,
+                temperature=self.temperature, optimizer=optax.adam(self.td_learning_rate),
+            )  # fmt: skip
+            learner = td.learner(final=lambda networks, key: measured(lambda x: td.act(networks, x), key), **common)
+        else:
+            swap = TemporalAugmentation.of(log.observation, log.length, clusters=self.clusters)
+            bc = OutcomeBC(
+                model=lambda key: GaussianPolicy(6, 2, self.width, key=key),
+                sample=outcome_bc.goal_conditioned(
+                    log, self.batch_size, inputs, augmentation=swap, probability=augmentation
+                ),
+                optimizer=optax.adam(self.learning_rate),
+            )
+            learner = bc.learner(final=measured, **common)
+        return dataclasses.replace(learner, advance=eqx.filter_jit(learner.advance))
 
     # Claims -------------------------------------------------------------------------------------------------
 
@@ -274,9 +334,7 @@ class Stitching(Study):
             **more,
         )
 
-    def cell(
-        self, e: xr.Dataset, policy: str = "rvs", *, swap: bool = False, size: int | None = None
-    ) -> xr.Dataset:
+    def cell(self, e: xr.Dataset, policy: str = "rvs", *, swap: bool = False, size: int | None = None) -> xr.Dataset:
         """One condition of the evidence: with or without augmentation, at the base size unless another is
         given."""
         share = max(self.augmentation) if swap else 0.0
@@ -318,9 +376,7 @@ class Stitching(Study):
     def augmentation_helps(self, e: xr.Dataset) -> Judgement:
         ci = mean_interval(paired_difference(self.cell(e, swap=True).unseen, self.cell(e).unseen))
         sequence = e.transformer_unseen.isel(seed=slice(0, self.transformer_seeds))
-        gain = paired_difference(
-            sequence.sel(augmentation=max(self.augmentation)), sequence.sel(augmentation=0.0)
-        )
+        gain = paired_difference(sequence.sel(augmentation=max(self.augmentation)), sequence.sel(augmentation=0.0))
         return self.judged(
             e,
             ci,
@@ -352,9 +408,7 @@ class Stitching(Study):
                 color = "white" if value < 0.6 else "black"
                 ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
                 if unseen[i, j]:
-                    frame = Rectangle(
-                        (j - 0.45, i - 0.45), 0.9, 0.9, fill=False, ec=figures.COLORS[1], lw=3.5
-                    )
+                    frame = Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, ec=figures.COLORS[1], lw=3.5)
                     ax.add_patch(frame)
             ax.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=names)
             seen, other = float(cell.seen.mean()), float(cell.unseen.mean())

@@ -58,9 +58,7 @@ class TwoRewardCorridor:
         def episode(number: Array) -> dict[str, Array]:
             of_start, of_noise = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
             kind = number % 4
-            start = jnp.array([first[kind], 1.0]) + jax.random.uniform(
-                of_start, (2,), minval=0.01, maxval=0.99
-            )
+            start = jnp.array([first[kind], 1.0]) + jax.random.uniform(of_start, (2,), minval=0.01, maxval=0.99)
 
             def act(state: Array, noise: Array) -> tuple[Array, tuple[Array, Array]]:
                 action = jnp.clip(jnp.stack([ways[kind], 0.0]) + self.noise * noise, -1, 1)

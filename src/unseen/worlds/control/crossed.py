@@ -177,9 +177,7 @@ class CrossedRegions:
             done = self.maze.reached(after[:, :2], goal)
             length = jnp.argmax(done) + 1
             region = jnp.where(jnp.arange(self.horizon + 1) <= length, self.maze.region(states[:, :2]), -1)
-            stray = (
-                (region >= 0) & (region != jnp.asarray(starts)[turn]) & (region != jnp.asarray(goals)[turn])
-            )
+            stray = (region >= 0) & (region != jnp.asarray(starts)[turn]) & (region != jnp.asarray(goals)[turn])
             return {
                 "observation": states,
                 "action": action,
@@ -213,8 +211,4 @@ def collect_crossed(
     layout: str, pairs: Sequence[str], transitions: int, noise: float, seed: int
 ) -> dict[str, np.ndarray]:
     """The arrays of the log of `CrossedRegions` in a preset layout: an artifact's function."""
-    return (
-        CrossedRegions(PointMaze.preset(layout), tuple(pairs), noise)
-        .collect(transitions, seed=seed)
-        .to_arrays()
-    )
+    return CrossedRegions(PointMaze.preset(layout), tuple(pairs), noise).collect(transitions, seed=seed).to_arrays()

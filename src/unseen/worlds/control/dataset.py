@@ -15,6 +15,7 @@ from unseen.lab import UserError
 
 Hindsight = Literal["geometric", "uniform", "final", "random"]
 Count = int | Int[Array, ""]
+_INFOS = ("action_kept", "reward_kept", "task", "behaviour")  # what Minari keeps beside the steps
 
 
 class Transitions(NamedTuple):
@@ -191,8 +192,8 @@ class OfflineDataset(eqx.Module):
         return self.from_arrays(arrays)
 
     def to_minari(self, dataset_id: str) -> Any:
-        """The log as a Minari dataset under Minari's own data folder, observation and achieved goal as one
-        dictionary.
+        """The log as a Minari dataset under Minari's own data folder: observation and achieved goal as one
+        dictionary, masks, task and behaviour in the infos.
 
         Raises:
             UserError: if `minari` is not installed.
@@ -213,9 +214,7 @@ class OfflineDataset(eqx.Module):
                     rewards=list(arrays["reward"][i, :length]),
                     terminations=list(ended & arrays["terminated"][i]),
                     truncations=list(ended & ~arrays["terminated"][i]),
-                    infos={
-                        **{k: arrays[k][i, : length + 1] for k in ("action_kept", "reward_kept") if False},
-                    },
+                    infos={name: np.resize(arrays[name][i], length + 1) for name in _INFOS},
                 )
             )
 
@@ -245,9 +244,7 @@ class OfflineDataset(eqx.Module):
         for episode in dataset.iterate_episodes():
             seen = episode.observations
             goal = (
-                next((seen[k] for k in (achieved, "achieved") if k in seen), None)
-                if isinstance(seen, dict)
-                else None
+                next((seen[k] for k in (achieved, "achieved") if k in seen), None) if isinstance(seen, dict) else None
             )
             observation = seen["observation"] if isinstance(seen, dict) else seen
             episodes.append(
@@ -259,6 +256,9 @@ class OfflineDataset(eqx.Module):
                     "terminated": bool(episode.terminations[-1]),
                 }
             )
+            infos = episode.infos or {}
+            episodes[-1] |= {name: infos[name][:-1] for name in ("action_kept", "reward_kept") if name in infos}
+            episodes[-1] |= {name: int(infos[name][0]) for name in ("task", "behaviour") if name in infos}
         return cls.from_episodes(episodes)
 
     # Samplers -----------------------------------------------------------------------------------------------

@@ -105,9 +105,7 @@ class PointMaze(eqx.Module):
         """
         lines = text.strip("\n").splitlines()
         if not lines or len({len(line) for line in lines}) != 1:
-            raise UserError(
-                f"A maze's map takes lines of one length, got lengths {[len(line) for line in lines]}."
-            )
+            raise UserError(f"A maze's map takes lines of one length, got lengths {[len(line) for line in lines]}.")
         cells = np.array([list(line) for line in lines])
         walls = cells == "#"
         if not (walls[0].all() and walls[-1].all() and walls[:, 0].all() and walls[:, -1].all()):
@@ -142,11 +140,7 @@ class PointMaze(eqx.Module):
         walls = np.ones((2 * rooms + 1, 2 * rooms + 1), bool)
         walls[1::2, 1::2] = False
         joined = np.arange(rooms * rooms)  # the component of each room (Kruskal's algorithm in random order)
-        doors = [
-            (i, i + 1, i // rooms * 2 + 1, i % rooms * 2 + 2)
-            for i in range(rooms**2)
-            if i % rooms < rooms - 1
-        ]
+        doors = [(i, i + 1, i // rooms * 2 + 1, i % rooms * 2 + 2) for i in range(rooms**2) if i % rooms < rooms - 1]
         doors += [(i, i + rooms, i // rooms * 2 + 2, i % rooms * 2 + 1) for i in range(rooms * (rooms - 1))]
         for index in rng.permutation(len(doors)):
             one, other, row, column = doors[index]
@@ -205,9 +199,7 @@ class PointMaze(eqx.Module):
         centres = (jnp.arange(24) + 0.5) / 24
         x, y = centres * columns, centres * rows
         drawn = self.walls[jnp.floor(y).astype(int)][:, jnp.floor(x).astype(int)].astype(state.dtype)
-        point = jnp.exp(
-            -0.5 * (((x - state[0]) * 24 / columns) ** 2 + ((y[:, None] - state[1]) * 24 / rows) ** 2)
-        )
+        point = jnp.exp(-0.5 * (((x - state[0]) * 24 / columns) ** 2 + ((y[:, None] - state[1]) * 24 / rows) ** 2))
         return jnp.stack([drawn, point], axis=-1)
 
     def region(self, position: Float[Array, "... 2"]) -> Int[Array, ...]:
@@ -266,9 +258,7 @@ def shortest_steps(
     index = np.floor(np.asarray(goals) * per_cell).astype(int)
     sources = number[index[:, 1], index[:, 0]]
     if (sources < 0).any():
-        raise UserError(
-            f"A goal takes a free position, got {np.asarray(goals)[sources < 0][0].tolist()} in a wall."
-        )
+        raise UserError(f"A goal takes a free position, got {np.asarray(goals)[sources < 0][0].tolist()} in a wall.")
     hops = dijkstra(graph, directed=False, indices=sources, unweighted=True)
     steps = np.full((len(sources), *number.shape), np.inf)
     steps[:, number >= 0] = hops / per_cell / maze.speed
