@@ -79,8 +79,9 @@ def test_after_copying_weights_it_agrees_with_transformers():
 
     def copied(module, name, transpose=False):
         weight = weights[f"{name}.weight"]
-        where = lambda m: (m.weight, m.bias)
-        return eqx.tree_at(where, module, (weight.T if transpose else weight, weights[f"{name}.bias"]))
+        return eqx.tree_at(
+            lambda m: (m.weight, m.bias), module, (weight.T if transpose else weight, weights[f"{name}.bias"])
+        )
 
     for mine, name in (
         ("embed_condition", "embed_return"), ("embed_observation", "embed_state"), ("embed_action", "embed_action"),

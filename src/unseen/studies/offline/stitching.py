@@ -66,7 +66,9 @@ class Stitching(Study):
     n_step: int = 10  # steps before IQL's target bootstraps
     temperature: float = 10.0  # of IQL's policy, inverse; values lie in [0, 1]
     td_learning_rate: float = 3e-3  # of Adam, for IQL
-    transformer_seeds: int = 5  # seeds of the decision transformer
+    transformer_width: int = 32  # numbers in the decision transformer's residual stream, of four heads
+    transformer_layers: int = 2  # its blocks
+    transformer_seeds: int = 5  # its seeds
     transformer_steps: int = 1_500  # its updates
     transformer_batch: int = 32  # its segments in an update
     transformer_learning_rate: float = 1e-3  # of Adam
@@ -86,13 +88,13 @@ class Stitching(Study):
     traced = ("augmentation", "size")
     smoke = dict(
         width=8, batch_size=8, steps=8, horizon=40, episodes=2, seeds=2, size=(500, 1_000, 2_000),
-        clusters=8, transformer_steps=4, transformer_seeds=2, transformer_episodes=1, transformer_batch=4, context=3,
-        corridor_steps=8,
+        clusters=8, transformer_steps=4, transformer_width=4, transformer_layers=1, transformer_seeds=2,
+        transformer_episodes=1, transformer_batch=4, context=3, corridor_steps=8,
     )  # fmt: skip
     paper = dict(
         width=1024, batch_size=256, steps=1_000_000, seeds=5, size=(100_000, 400_000, 1_000_000),
-        transformer_steps=200_000, transformer_batch=256, context=5, corridor_steps=100_000,
-        real_transitions=1_000_000,
+        transformer_steps=200_000, transformer_width=128, transformer_layers=3, transformer_batch=256,
+        context=5, corridor_steps=100_000, real_transitions=1_000_000,
     )  # fmt: skip
     watch = ("loss", "transformer_loss")
 
@@ -187,7 +189,10 @@ class Stitching(Study):
     def transformer(self, augmentation: Share) -> Learner:
         log, swap = self.log()
         bc = OutcomeBC(
-            model=lambda key: DecisionTransformer(2, 2, 2, context=self.context, key=key),
+            model=lambda key: DecisionTransformer(
+                2, 2, 2, width=self.transformer_width, layers=self.transformer_layers,
+                context=self.context, key=key,
+            ),
             sample=outcome_bc.goal_segments(
                 log, self.transformer_batch, self.context,
                 observe=self.scaled, condition=self.scaled, limit=self.base_size,
