@@ -77,7 +77,7 @@ class QuadraticMLP(eqx.Module):
             if all(k % m for k in (s + t, 3 * s + t, s - t, s + 3 * t, 2 * s, 2 * t, 2 * (s + t)))
         )
         frequency, unit = jnp.divmod(jnp.arange(m * frequencies), m)
-        angle = 2 * jnp.pi * jnp.arange(p)[:, None] * (1 + frequency) / p
+        angle = 2 * jnp.pi * (jnp.arange(p)[:, None] * (1 + frequency) % p) / p  # exact before rounding
         u, v = 2 * jnp.pi * s * unit / m, 2 * jnp.pi * t * unit / m
         idle = ((0, 0), (0, width - m * frequencies))
         left, right, out = (jnp.pad(jnp.cos(angle + phase), idle) for phase in (u, v, u + v))
