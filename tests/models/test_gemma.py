@@ -112,8 +112,9 @@ def test_a_subject_with_a_warm_cache_answers_as_a_cold_one(small):
 
     letters = "▁abcdefghijklmnopqrstuvwxyzFJ.\n"
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *letters, "▁F", "▁J"]
-    tokenizer = Tokenizer(pieces, [-float(i) for i in range(len(pieces))], [3] * 4 + [1] * (len(pieces) - 4), bos=2,
-                          unknown=3)
+    tokenizer = Tokenizer(
+        pieces, [-float(i) for i in range(len(pieces))], [3] * 4 + [1] * (len(pieces) - 4), bos=2, unknown=3
+    )
     tree = [Question("the cat sat on" + tail, ("F", "J")) for tail in ("", " a mat", " the dog and ran home again")]
     longer = [Question(q.text + " then it left.", q.options) for q in (tree[2], tree[0])]  # fewer, in another order
     warm = GemmaSubject(small, tokenizer, slots=96, chunk=16)

@@ -12,8 +12,10 @@ AFTER_DEFECTION = np.array([[0, 1], [1, 0], [0, 0], [0, 0], [0, 0]])
 
 
 def prompts(n, past=AFTER_DEFECTION, game=PRISONERS_DILEMMA):
-    return [repeated.question(game, Framing(i % 4, i // 4 % 4, i % 5, i % 3 > 1, i % 7 > 3, session=i), past, 10)
-            for i in range(n)]
+    return [
+        repeated.question(game, Framing(i % 4, i // 4 % 4, i % 5, i % 3 > 1, i % 7 > 3, session=i), past, 10)
+        for i in range(n)
+    ]
 
 
 def defections(questions, replies):

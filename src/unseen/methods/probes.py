@@ -184,9 +184,7 @@ def dominance_gate(key: PRNGKeyArray, games: int) -> tuple[list[Start], Int[np.n
     for i, g in enumerate(rng.permutation(len(strict))[:games]):
         swap, crossed = (bool(b) for b in rng.integers(2, size=2))
         for reverse in (False, True):
-            framing = Framing(
-                i % 4, i // 4 % 4, i % 5, swap=swap, reverse=reverse, crossed=crossed, session=1 + i
-            )
+            framing = Framing(i % 4, i // 4 % 4, i % 5, swap=swap, reverse=reverse, crossed=crossed, session=1 + i)
             starts.append(functools.partial(repeated.converse, strict[g], framing, repeated.cooperator, 1))
             right.append(repeated.dominant_action(strict[g]))
     return starts, np.array(right)

