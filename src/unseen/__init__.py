@@ -32,7 +32,11 @@ __all__ = [
     "run",
 ]
 
-_ATLAS = {"run": "unseen.atlas.running", "paper": "unseen.atlas.catalogue", "papers": "unseen.atlas.catalogue"}
+_ATLAS = {
+    "run": "unseen.atlas.running",
+    "paper": "unseen.atlas.catalogue",
+    "papers": "unseen.atlas.catalogue",
+}
 
 
 def __getattr__(name: str) -> Any:

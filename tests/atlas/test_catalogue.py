@@ -153,14 +153,10 @@ def test_claims_and_judges_match_one_to_one(key: str) -> None:
     assert {id for id, methods in found.items() if len(methods) != 1} == set()
     for methods in found.values():
         call = next(d for d in methods[0].decorator_list if isinstance(d, ast.Call))
-        assert len(call.args) == 1 and not call.keywords, (
-            "a catalogued claim takes its text from the catalogue"
-        )
+        assert len(call.args) == 1 and not call.keywords, "a catalogued claim takes its text from the catalogue"
 
 
-def numbers_of(
-    node: ast.AST, study: ast.ClassDef, module: ast.Module, seen: set[str] | None = None
-) -> set[float]:
+def numbers_of(node: ast.AST, study: ast.ClassDef, module: ast.Module, seen: set[str] | None = None) -> set[float]:
     """Numbers in a judge's source, with those of the settings, constants and helpers that it names."""
     seen = set() if seen is None else seen
     found: set[float] = set()
@@ -168,11 +164,7 @@ def numbers_of(
         if isinstance(inner, ast.Constant) and isinstance(inner.value, int | float):
             found.add(abs(float(inner.value)))
         name = None
-        if (
-            isinstance(inner, ast.Attribute)
-            and isinstance(inner.value, ast.Name)
-            and inner.value.id == "self"
-        ):
+        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == "self":
             name, scope = inner.attr, study.body
         elif isinstance(inner, ast.Name):
             name, scope = inner.id, module.body
@@ -239,17 +231,13 @@ class Mine(Study):
 
 def test_a_study_of_ones_own_states_its_claims(tmp_path: Path) -> None:
     file = tmp_path / "my_own.py"
-    file.write_text(
-        OWN.format(text=", says='It works.', statistic='x', supported_if='x > 0', refuted_if='x < 0'")
-    )
+    file.write_text(OWN.format(text=", says='It works.', statistic='x', supported_if='x > 0', refuted_if='x < 0'"))
     study = study_in_file(file)
     assert study.key == "my-own"
     assert catalogue.registered(study)["works"].rule == "supported if x > 0; refuted if x < 0"
     file = tmp_path / "silent.py"
     file.write_text(OWN.format(text=""))
-    with pytest.raises(
-        UserError, match=r"The claim 'works' of Mine has no sentence: write @claim\('works', says="
-    ):
+    with pytest.raises(UserError, match=r"The claim 'works' of Mine has no sentence: write @claim\('works', says="):
         catalogue.registered(study_in_file(file))
 
 

@@ -137,3 +137,10 @@ def test_two_judges_of_one_claim_are_refused():
 def test_a_learner_says_what_is_wrong_with_its_steps():
     with pytest.raises(ValueError, match="multiple of the 3 updates"):
         Learner(init=lambda key: key, steps=10, every=3)
+
+
+def test_a_name_that_the_laboratory_uses_itself_is_refused():
+    with pytest.raises(TypeError, match="'scale' cannot be the name of a setting"):
+        type("Clash", (Study,), {"__annotations__": {"scale": int}, "scale": 1})
+    with pytest.raises(TypeError, match="'method' cannot be the name of a setting"):
+        type("Clash", (Study,), {"varies": {"method": ("a",)}, "learner": lambda self, method: None})

@@ -430,19 +430,18 @@ def run_blocks(
     Raises:
         Stopped: after the checkpoints are written, when `control.stop()` turns true.
     """
-    import jax
-
     set_up()
-    waiting = [list(group) for group in _groups(blocks)]
+    waiting = _groups(blocks)
+    compiler = _Compiler(study)
     while waiting:
         group = waiting.pop(0)
+        compiler.begin(next((later for later in waiting if not later[0].host), None))
         if group[0].host:
             for block in group:
                 yield block, _run_host(study, block, control)
             continue
-        abreast = min(len(jax.devices()), len(group))
         try:
-            yield from _run_group(study, group, abreast, control)
+            yield from _run_group(study, group, compiler, control)
         except OutOfMemory as error:
             left = [block for block in group if block not in getattr(error, "done", ())]
             if left[0].size == 1 and len(left) == 1:
@@ -460,18 +459,50 @@ def _groups(blocks: Iterable[Block]) -> list[list[Block]]:
     return list(groups.values())
 
 
+class _Compiler:
+    """Compiles the next group's programs while the present one's run: compiling takes one core, and seconds."""
+
+    def __init__(self, study: Study):
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.study = study
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self.begun: dict[tuple[str, int], Any] = {}
+
+    def begin(self, group: Sequence[Block] | None) -> None:
+        """Start on a group that will be run next."""
+        if group is not None and (key := (group[0].name, _abreast(group))) not in self.begun:
+            self.begun[key] = self.pool.submit(self._compile, group[0], key[1])
+
+    def programs(self, block: Block, abreast: int) -> Programs:
+        """The programs of a block's group, waiting for them if need be."""
+        begun = self.begun.pop((block.name, abreast), None)
+        return self._compile(block, abreast) if begun is None else begun.result()
+
+    def _compile(self, block: Block, abreast: int) -> Programs:
+        programs = Programs(self.study, block, abreast)
+        programs.compile()
+        return programs
+
+
+def _abreast(group: Sequence[Block]) -> int:
+    import jax
+
+    return min(len(jax.devices()), len(group))
+
+
 def _run_group(
-    study: Study, group: Sequence[Block], abreast: int, control: Control
+    study: Study, group: Sequence[Block], compiler: _Compiler, control: Control
 ) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
     finished: list[Block] = []
     programs: dict[int, Programs] = {}
+    abreast = _abreast(group)
     try:
         for first in range(0, len(group), abreast):
             together = group[first : first + abreast]
             if len(together) not in programs:
                 control.report(Progress(together[0].name, label_of(together[0]), 0, 0, phase="compiling"))
-                program = Programs(study, together[0], len(together))
-                program.compile()
+                program = compiler.programs(together[0], len(together))
                 room = _memory() if control.memory is None else control.memory
                 if program.bytes * len(together) > room and (len(together) > 1 or together[0].size > 1):
                     raise OutOfMemory

@@ -55,17 +55,15 @@ def execute(
 
 
 def pieces(blocks: Sequence[Block], count: int) -> list[list[Block]]:
-    """Blocks dealt into units of work for `count` workers: host members one by one, the blocks of a compiled
-    group in at most `count` shares, each compiled once."""
+    """Blocks dealt into units of work for `count` workers: host members one by one; compiled groups whole where
+    there are enough of them, else in shares, since each share is compiled by itself."""
     from unseen.lab.engine import _groups
 
-    units: list[list[Block]] = []
-    for group in _groups(blocks):
-        if group[0].host:
-            units += [[block] for block in group]
-        else:
-            units += [share for i in range(count) if (share := group[i::count])]
-    return units
+    groups = _groups(blocks)
+    compiled = [group for group in groups if not group[0].host]
+    shares = max(1, -(-count // max(1, len(compiled))))
+    units = [share for group in compiled for i in range(shares) if (share := group[i::shares])]
+    return units + [[block] for group in groups if group[0].host for block in group]
 
 
 def _unit(study: Study, blocks: Sequence[Block], checkpoints: str | None, every: float) -> str:

@@ -123,7 +123,7 @@ def run(
         workers: processes to use; 1 runs in this one (with one JAX device a core).
         on: "ray" or "ray=ADDRESS".
         fresh: forget what is there and start again.
-        quiet: no progress.
+        quiet: no progress; what is damaged or goes on is still said.
         checkpoint_every: seconds between checkpoints; by default `UNSEEN_CHECKPOINT_SECONDS` or 20.
         say: takes a sentence for the user, by default prints it on stderr.
 
@@ -137,7 +137,7 @@ def run(
         raise UserError(f"{study.key} judges claims that are not registered: {', '.join(unknown)}.")
     id_ = run_id(study, version)
     store = Store(str(out) if out is not None else str(Path("runs") / study.key / id_))
-    say = say or (lambda text: None if quiet else print(text, file=sys.stderr))
+    say = say or (lambda text: print(text, file=sys.stderr))
     seconds = float(os.environ.get("UNSEEN_CHECKPOINT_SECONDS", 20)) if checkpoint_every is None else checkpoint_every
     job = _Job(study, store, scale, version, id_, registered, dict(paper or {}), say)
     if not fresh and (done := job.finished()) is not None:

@@ -16,6 +16,8 @@ from unseen.lab.errors import UserError
 from unseen.lab.learner import Learner
 
 Condition = Mapping[str, Any]
+OPTIONS = {"scale", "out", "workers", "on", "fresh", "quiet", "json", "record"}  # of `unseen.run` and the command line
+SELECTORS = {"method", "tolerance", "drop"}  # arguments of xarray's `sel`, so no dimension may have their name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Study:
                     raise TypeError(f"{cls.__name__}: the condition {name!r} has two defaults, {known} and {values}.")
                 annotations[name] = tuple[_kind(values), ...]
                 setattr(cls, name, values)
+        if taken := sorted((OPTIONS & set(annotations)) | (SELECTORS & set(cls.conditions()))):
+            raise TypeError(
+                f"{cls.__name__}: {taken[0]!r} cannot be the name of a setting; `unseen.run` or xarray uses it."
+            )
         cls.__annotations__ = annotations
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
         cls.claims = _claims(cls)

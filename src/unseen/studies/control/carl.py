@@ -261,10 +261,8 @@ class Carl(Study):
                 )
                 ax.grid(False)
             fig.colorbar(picture, ax=row[-1], label="normalised return")
-        fig.suptitle(
-            "1 = best specialist, 0 = random; dashed: training region, +: default context" + _control_note(e),
-            fontsize=13,
-        )
+        legend = "1 = best specialist, 0 = random; dashed: training region, +: default context"
+        fig.suptitle(legend + _control_note(e).replace("; ", "\n", 1), fontsize=13)
         return fig
 
 

@@ -70,7 +70,7 @@ class RegMeanPlusPlus(Study):
     samples: int = 256  # unlabelled images a task for merging
     alpha: float = 0.9  # factor on the Gram matrices' off-diagonals, RegMean and RegMean++
     granularity: Literal["block", "layer"] = "block"  # what RegMean++ merges before it records inputs anew
-    scale: float = 0.3  # task arithmetic's
+    task_scale: float = 0.3  # factor on task vectors, in task arithmetic
     severity: int = 3  # of the unseen corruptions, 1 to 5
     counts: tuple[int, ...] = (2, 4, 6)  # numbers of candidates merged at once
 
@@ -203,7 +203,7 @@ class RegMeanPlusPlus(Study):
         if method == "average":
             return lambda weights: average(nets, weights=weights)
         if method == "task arithmetic":
-            return lambda weights: task_arithmetic(base, nets, scale=self.scale * weights)
+            return lambda weights: task_arithmetic(base, nets, scale=self.task_scale * weights)
         if method == "Fisher":
             fishers = [fisher_diagonal(_logits, net, x, key) for net, x in zip(nets, inputs, strict=True)]
             return lambda weights: fisher_weighted(nets, fishers, weights=weights)
