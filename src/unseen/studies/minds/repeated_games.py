@@ -43,7 +43,7 @@ class RepeatedGames(Study):
     examples), plays both probes behind a competence gate: it must take the dominant option of one-shot games in 70%.
 
     Myopic self-interest does not show the reported profile here: it is as near to the best other player in the biased
-    games (where settling on one equilibrium pays well on average) as in the self-interested ones. The reciprocator shows
+    games (where settling on one equilibrium pays well) as in the self-interested ones. The reciprocator shows
     it strongly instead, since giving way to the other misses the biased games' equilibria.
     """
 

@@ -239,7 +239,7 @@ def lapsing(player: Player, rate: float) -> Player:
     return act
 
 
-def sometimes(player: Player, rate: float, otherwise: Player) -> Player:
+def sometimes(player: Player, rate: float | Float[Array, ""], otherwise: Player) -> Player:
     """In a share `rate` of the games `player`, in the others `otherwise`."""
 
     def act(view: View, draws: Draws) -> Action:
