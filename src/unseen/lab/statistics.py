@@ -770,7 +770,8 @@ def _squared_correlation(x: xr.DataArray, y: xr.DataArray, dim: str) -> xr.DataA
 def _correlation(x: xr.DataArray, y: xr.DataArray, dim: str) -> xr.DataArray:
     """Cosine of `x` and `y`: the correlation if both are centred."""
     product = (x * y).sum(dim, skipna=False)
-    return _quotient(product, np.sqrt(_sum_of_squares(x, dim) * _sum_of_squares(y, dim))).clip(-1, 1)
+    spread = (_sum_of_squares(x, dim) * _sum_of_squares(y, dim)) ** 0.5
+    return _quotient(product, spread).clip(-1, 1)
 
 
 def _quotient(numerator: xr.DataArray, denominator: xr.DataArray) -> xr.DataArray:

@@ -215,7 +215,7 @@ def top_fraction(log: OfflineDataset, fraction: float) -> Float[Array, "episode 
     return jnp.broadcast_to((returns >= bar)[:, None].astype(float), log.reward.shape)
 
 
-def advantage_weights(advantage: Float[Array, ...], temperature: float, clip: float = 100.0) -> Float[Array, ...]:
+def advantage_weights(advantage: Float[Array, "..."], temperature: float, clip: float = 100.0) -> Float[Array, "..."]:
     """min(exp(temperature * advantage), clip).
 
     Source: Peng et al. (2019, arXiv 1910.00177), equation 3 and section 4.2, with the inverse temperature of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,9 @@ class GrokkingTimes:
         """log10(generalise / fit) per run; a run that does not generalise gives a lower bound."""
         return self.generalise.log_ratio(self.fit, base=10)
 
-    def sel(self, **indexers: object) -> GrokkingTimes:
+    def sel(self, **indexers: Any) -> GrokkingTimes:
         """Select conditions by coordinate, as `xarray.DataArray.sel`."""
-        fit, generalise, rise = (x.sel(**indexers) for x in (self.fit, self.generalise, self.rise))
-        return GrokkingTimes(fit, generalise, rise)
+        return GrokkingTimes(self.fit.sel(**indexers), self.generalise.sel(**indexers), self.rise.sel(**indexers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class GrokkingClock:
                 (test_accuracy, self.test / 2),
             )
         )
-        decades = np.log10(generalise.time / half.time)
+        decades = xr.DataArray(np.log10(generalise.time / half.time))
         rise = (self.test / 2 / decades).where(generalise.reached)
         return GrokkingTimes(fit, generalise, rise)
 

@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float
 
 
 def normalized_score(
-    score: float | Float[Array, ...] | Float[np.ndarray, ...],
-    random: float | Float[Array, ...] | Float[np.ndarray, ...],
-    oracle: float | Float[Array, ...] | Float[np.ndarray, ...],
-) -> float | Float[Array, ...] | Float[np.ndarray, ...]:
+    score: float | Float[Array, "..."] | Float[np.ndarray, "..."],
+    random: float | Float[Array, "..."] | Float[np.ndarray, "..."],
+    oracle: float | Float[Array, "..."] | Float[np.ndarray, "..."],
+) -> float | Float[Array, "..."] | Float[np.ndarray, "..."]:
     """(J - J_random) / (J_oracle - J_random): 0 for the random policy, 1 for the scripted oracle.
 
     All three are mean returns in the same world, broadcast against each other. Where oracle and random policy
@@ -21,6 +21,6 @@ def normalized_score(
     return (score - random) / (oracle - random)
 
 
-def success_rate(reached: Bool[Array, episodes * batch]) -> Float[Array, "*batch"]:
+def success_rate(reached: Bool[Array, "episodes *batch"]) -> Float[Array, "*batch"]:
     """Share of the episodes (leading axis) that succeeded."""
     return reached.astype(float).mean(axis=0)

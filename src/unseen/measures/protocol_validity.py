@@ -126,14 +126,14 @@ def power_curve(
 
 def smallest_detectable(effects: Sequence[float], power: Sequence[float] | Any, target: float = 0.8) -> float:
     """The smallest effect at which power reaches `target`, linear between the points; infinite if none does."""
-    effects, reached = np.asarray(effects, float), np.asarray(power, float)
+    at, reached = np.asarray(effects, float), np.asarray(power, float)
     if not (reached >= target).any():
         return math.inf
     i = int(np.argmax(reached >= target))
     if i == 0:
-        return float(effects[0])
+        return float(at[0])
     share = (target - reached[i - 1]) / (reached[i] - reached[i - 1])
-    return float(effects[i - 1] + share * (effects[i] - effects[i - 1]))
+    return float(at[i - 1] + share * (at[i] - at[i - 1]))
 
 
 def crossed_bootstrap(

@@ -137,7 +137,7 @@ def through_inspect(name: str, starts: Sequence[Start[T]], model: str) -> list[T
         samples = list(log.samples or [])  # read lazily from the log, so while it is there
     results: list[T | None] = [None] * len(starts)
     for sample in samples:
-        choices = (sample.scores or {})["choices"].metadata["choices"]
+        choices = ((sample.scores or {})["choices"].metadata or {})["choices"]
         results[int(sample.id)] = _replay(starts[int(sample.id)], choices)[1]
     return results
 

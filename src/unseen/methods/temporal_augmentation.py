@@ -74,7 +74,7 @@ class TemporalAugmentation(eqx.Module):
             )
         rng = np.random.default_rng(seed)
         sample = points if len(points) <= fit else points[rng.choice(len(points), fit, replace=False)]
-        centres, _ = kmeans2(sample, clusters, iter=50, minit="++", seed=rng)
+        centres, _ = kmeans2(sample, clusters, iter=50, minit="++", rng=rng)
         labels = np.zeros(inside.shape, np.int32)
         labels[inside] = vq(points, centres)[0]
         episode, time = np.nonzero(inside)

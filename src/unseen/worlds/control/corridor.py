@@ -44,7 +44,7 @@ class TwoRewardCorridor:
         return PointMaze.preset("corridor")
 
     @staticmethod
-    def reward(state: Float[Array, "... 2"]) -> Float[Array, ...]:
+    def reward(state: Float[Array, "... 2"]) -> Float[Array, "..."]:
         """What entering a state pays; the episode ends where it is not 0."""
         return jnp.where(state[..., 0] < 2, NEAR, jnp.where(state[..., 0] > 11, FAR, 0.0))
 
@@ -83,7 +83,7 @@ class TwoRewardCorridor:
         return OfflineDataset.from_arrays(jax.tree.map(np.asarray, made)).cut(transitions)
 
     def returns(
-        self, act: Callable[[Float[Array, 2]], Float[Array, 2]], key: PRNGKeyArray, *, episodes: int
+        self, act: Callable[[Float[Array, "2"]], Float[Array, "2"]], key: PRNGKeyArray, *, episodes: int
     ) -> Float[Array, " episodes"]:
         """The returns of a policy from the start zone; 2 is the best."""
         maze = self.maze

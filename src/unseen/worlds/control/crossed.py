@@ -113,14 +113,14 @@ class CrossedRegions:
 
     def task(
         self, key: PRNGKeyArray, start: int | Int[Array, ""], goal: int | Int[Array, ""]
-    ) -> tuple[Float[Array, " state"], Float[Array, 2]]:
+    ) -> tuple[Float[Array, " state"], Float[Array, "2"]]:
         """A start state and a goal position, uniform over two regions."""
         of_start, of_goal = jax.random.split(key)
         return self.maze.start(self.maze.sample(of_start, start)), self.maze.sample(of_goal, goal)
 
     def success(
         self,
-        act: Callable[[Any, Float[Array, " state"], Float[Array, 2]], tuple[Any, Float[Array, 2]]],
+        act: Callable[[Any, Float[Array, " state"], Float[Array, "2"]], tuple[Any, Float[Array, "2"]]],
         key: PRNGKeyArray,
         *,
         episodes: int,

@@ -108,7 +108,7 @@ class GymMaze:
 
     def success(
         self,
-        act: Callable[[Float[np.ndarray, 4], Float[np.ndarray, 2]], Any],
+        act: Callable[[Float[np.ndarray, "4"], Float[np.ndarray, "2"]], Any],
         pairs: Sequence[tuple[Cell, Cell]],
         *,
         episodes: int,

@@ -80,7 +80,7 @@ class PointMaze(eqx.Module):
     regions: Int[Array, "rows columns"]
     gain: Float[Array, ""]
     angle: Float[Array, ""]
-    wind: Float[Array, 2]
+    wind: Float[Array, "2"]
     names: tuple[str, ...] = eqx.field(static=True, default=())
     speed: float = eqx.field(static=True, default=0.25)
     drag: float = eqx.field(static=True, default=0.2)
@@ -95,7 +95,7 @@ class PointMaze(eqx.Module):
         *,
         gain: float | Float[Array, ""] = 1.0,
         angle: float | Float[Array, ""] = 0.0,
-        wind: Sequence[float] | Float[Array, 2] = (0.0, 0.0),
+        wind: Sequence[float] | Float[Array, "2"] = (0.0, 0.0),
         **settings: Any,
     ) -> PointMaze:
         """The maze that an ASCII map draws: '#' is wall, all else is free, letters name regions.
@@ -158,11 +158,11 @@ class PointMaze(eqx.Module):
         """Numbers in a state."""
         return 2 if self.mode == "velocity" else 4
 
-    def start(self, position: Float[Array, 2]) -> Float[Array, " state"]:
+    def start(self, position: Float[Array, "2"]) -> Float[Array, " state"]:
         """The state at rest at a position (in cells)."""
         return jnp.concatenate([position, jnp.zeros(self.state_size - 2)])
 
-    def step(self, state: Float[Array, " state"], action: Float[Array, 2]) -> Float[Array, " state"]:
+    def step(self, state: Float[Array, " state"], action: Float[Array, "2"]) -> Float[Array, " state"]:
         """One step of the dynamics; the action is clipped to [-1, 1]."""
         cos, sin = jnp.cos(self.angle), jnp.sin(self.angle)
         turned = jnp.array([[cos, -sin], [sin, cos]]) @ (self.gain * jnp.clip(action, -1, 1))
@@ -177,7 +177,7 @@ class PointMaze(eqx.Module):
         return jnp.concatenate([position, jnp.where(jnp.stack([stopped_x, stopped_y]), 0.0, velocity)])
 
     def _slide(
-        self, position: Float[Array, 2], move: Float[Array, ""], axis: int
+        self, position: Float[Array, "2"], move: Float[Array, ""], axis: int
     ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
         wanted = position[axis] + move
         cell = jnp.floor(position.at[axis].set(wanted)).astype(int)
@@ -185,11 +185,11 @@ class PointMaze(eqx.Module):
         face = jnp.where(move > 0, cell[axis] - _SKIN, cell[axis] + 1 + _SKIN)
         return jnp.where(blocked, face, wanted), blocked
 
-    def reached(self, position: Float[Array, "... 2"], goal: Float[Array, "... 2"]) -> Bool[Array, ...]:
+    def reached(self, position: Float[Array, "... 2"], goal: Float[Array, "... 2"]) -> Bool[Array, "..."]:
         """Whether positions lie within the goal radius of goals."""
         return jnp.linalg.norm(position - goal, axis=-1) <= self.goal_radius
 
-    def observe(self, state: Float[Array, " state"]) -> Float[Array, ...]:
+    def observe(self, state: Float[Array, " state"]) -> Float[Array, "..."]:
         """What the axis `observation` shows of a state."""
         if self.observation == "state":
             return state
@@ -202,12 +202,12 @@ class PointMaze(eqx.Module):
         point = jnp.exp(-0.5 * (((x - state[0]) * 24 / columns) ** 2 + ((y[:, None] - state[1]) * 24 / rows) ** 2))
         return jnp.stack([drawn, point], axis=-1)
 
-    def region(self, position: Float[Array, "... 2"]) -> Int[Array, ...]:
+    def region(self, position: Float[Array, "... 2"]) -> Int[Array, "..."]:
         """The number of the region in which a position lies, -1 for none."""
         cell = jnp.floor(position).astype(int)
         return self.regions[cell[..., 1], cell[..., 0]]
 
-    def sample(self, key: PRNGKeyArray, region: int | Int[Array, ""] | None = None) -> Float[Array, 2]:
+    def sample(self, key: PRNGKeyArray, region: int | Int[Array, ""] | None = None) -> Float[Array, "2"]:
         """A position uniform over the free cells, or over those of one region (at least the skin's width from
         every wall)."""
         allowed = ~self.walls if region is None else self.regions == region
@@ -302,11 +302,11 @@ class MazeOracle(eqx.Module):
             jnp.asarray(towards, jnp.int16 if len(own) < 2**15 else jnp.int32), jnp.asarray(steps, jnp.float32),
         )  # fmt: skip
 
-    def _node(self, position: Float[Array, 2]) -> Int[Array, ""]:
+    def _node(self, position: Float[Array, "2"]) -> Int[Array, ""]:
         square = jnp.floor(position / self.maze.speed).astype(int)
         return self.node[square[1], square[0]]
 
-    def __call__(self, state: Float[Array, " state"], goal: Float[Array, 2]) -> Float[Array, 2]:
+    def __call__(self, state: Float[Array, " state"], goal: Float[Array, "2"]) -> Float[Array, "2"]:
         """The action that leads along a shortest path."""
         here, there = self._node(state[:2]), self._node(goal)
         target = jnp.where(here == there, goal, self.position[self.towards[there, here]])
