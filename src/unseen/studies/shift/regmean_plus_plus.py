@@ -16,8 +16,6 @@ from unseen.lab.statistics import mean_interval, paired_difference
 from unseen.methods import (
     activation_gram,
     average,
-    fisher_diagonal,
-    fisher_weighted,
     regmean,
     regmean_plus_plus,
     sequential_merge,
@@ -26,7 +24,7 @@ from unseen.methods import (
 from unseen.models import FeatureNet, layer_inputs
 from unseen.worlds.clusters import DigitContext, DigitDomains
 
-METHODS = ("average", "task arithmetic", "Fisher", "RegMean", "RegMean++")
+METHODS = ("average", "task arithmetic", "RegMean", "RegMean++")
 TASKS = ("rotated 60", "rotated 120", "inverted", "textured", "mirrored", "permuted")
 UNSEEN = ("rotated 90", "noise", "low contrast", "blur")
 
@@ -137,13 +135,13 @@ class RegMeanPlusPlus(Study):
 
         def final(state):
             world, tasks, unseen = _domains(images, state.world, self.severity)
-            inputs_key, test_key, order_key, fisher_key = jax.random.split(state.key, 4)
+            inputs_key, test_key, order_key = jax.random.split(state.key, 3)
             inputs = [world.sample(k, self.samples, t)[0] for k, t in _keyed(inputs_key, tasks)]
             x, y = _stack([world.every(k, d)[:2] for k, d in _keyed(test_key, tasks + unseen)])
             order = jax.random.permutation(order_key, len(TASKS))
             candidates = _unstack(jax.tree.map(lambda leaf: leaf[order], state.candidates[0]))
             inputs = _unstack(_stack(inputs)[order])
-            merger = partial(self.merger, base=state.base[0], key=fisher_key)
+            merger = partial(self.merger, base=state.base[0])
             # The first k of the candidates, for each k; last all of them.
             chosen = jnp.arange(len(TASKS)) < jnp.array([*self.counts, len(TASKS)])[:, None]
 
@@ -197,16 +195,13 @@ class RegMeanPlusPlus(Study):
             },
         )
 
-    def merger(self, method, nets, inputs, *, base, key):
+    def merger(self, method, nets, inputs, *, base):
         """A function of weights, one a candidate (0 leaves it out), that joins `nets` by one of `METHODS` from a
         batch of unlabelled images each."""
         if method == "average":
             return lambda weights: average(nets, weights=weights)
         if method == "task arithmetic":
             return lambda weights: task_arithmetic(base, nets, scale=self.task_scale * weights)
-        if method == "Fisher":
-            fishers = [fisher_diagonal(_logits, net, x, key) for net, x in zip(nets, inputs, strict=True)]
-            return lambda weights: fisher_weighted(nets, fishers, weights=weights)
         if method == "RegMean":
             read = [layer_inputs(net, x) for net, x in zip(nets, inputs, strict=True)]
             grams = [{name: activation_gram(a) for name, a in r.items()} for r in read]
@@ -273,10 +268,6 @@ def _domains(
         DigitContext(corruption="blur", severity=severity),
     ]
     return images.split(split), tasks, unseen
-
-
-def _logits(net: FeatureNet, x: Float[Array, "h w"]) -> Float[Array, " classes"]:
-    return net(x)
 
 
 def _loss(net: FeatureNet, x: Float[Array, "n h w"], y: Int[Array, " n"]) -> Float[Array, ""]:
