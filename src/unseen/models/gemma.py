@@ -233,7 +233,7 @@ def _rms(x: Float[Array, "*shape d"], weight: Float[Array, " d"], epsilon: float
     return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + epsilon) * weight
 
 
-def _rope(x: Float[Array, "*shape d"], position: Int[Array, ...], base: Float[Array, ""]) -> Float[Array, "*shape d"]:
+def _rope(x: Float[Array, "*shape d"], position: Int[Array, "..."], base: Float[Array, ""]) -> Float[Array, "*shape d"]:
     half = x.shape[-1] // 2
     angle = position[..., None] * base ** (-jnp.arange(half) / half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
