@@ -111,7 +111,7 @@ def tolerance_accuracy(loss: Float[Array, "*times"], tolerance: Scalar, outputs:
     errors of variance `loss` in each output: P(chi^2_m <= m tolerance / loss), for one output
     erf(sqrt(tolerance / (2 loss))).
 
-    Source: Levi et al. (2023, arXiv 2310.16441), section 2, the accuracy's definition.
+    Source: Levi et al. (2023, arXiv 2310.16441), equations 10 (section 3.1.2) and 13 (section 3.2).
     """
     half = jnp.asarray(outputs / 2)
     return jax.scipy.special.gammainc(half, half * tolerance / jnp.maximum(loss, jnp.finfo(float).tiny))
@@ -141,7 +141,8 @@ def grokking_time_linear(
         tolerance, outputs: as in `tolerance_accuracy`.
         level: the accuracy.
 
-    Source: Levi et al. (2023, arXiv 2310.16441), section 2, the grokking time.
+    Source: Levi et al. (2023, arXiv 2310.16441), section 3.1.3, solved numerically as for its figures; its
+    equation 12 is the limit of a vanishing tolerance without decay.
     """
     losses = expected_losses(
         marchenko_pastur(ratio), updates, rate, ratio=ratio, decay=decay, teacher=teacher, initial=initial

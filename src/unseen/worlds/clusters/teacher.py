@@ -163,7 +163,8 @@ def expected_losses(
     is noise^2 [1 - ratio (1 - sum_i w_i u_i^2)].
 
     Source: Advani and Saxe (2017), equation of the time-dependent generalization error, with weight decay
-    and exact descent instead of flow; without noise and with one scale Levi et al. (2023), section 2.
+    and exact descent instead of flow; without noise Levi et al. (2023), equations 8 (section 3.1.1) and 15
+    (section 3.3, where the decay is half their gamma).
 
     Args:
         spectrum: of the covariance: `marchenko_pastur(ratio)`, or a sample's eigenvalues with weights 1/d.
