@@ -101,7 +101,7 @@ def peaks(sizes: tuple[int, ...], seconds: float) -> dict[str, tuple[float, int]
     torch.set_num_threads(len(jax.devices()))
     for n in sizes:
         calls = products(n)
-        spent = {name: 0.0 for name in calls}
+        spent = dict.fromkeys(calls, 0.0)
         while min(spent.values()) < seconds:
             for name, call in calls.items():
                 if spent[name] >= seconds:

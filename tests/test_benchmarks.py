@@ -13,10 +13,11 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import clock, matmul, overhead, population, report, startup, tasks  # noqa: E402
-from benchmarks.engine_side import own_home  # noqa: E402
-from benchmarks.engine_side import population as by_engine  # noqa: E402
-from unseen.learners.classifier import _rows  # noqa: E402
+from benchmarks import clock, matmul, overhead, population, report, startup, tasks
+from benchmarks.engine_side import own_home
+from benchmarks.engine_side import population as by_engine
+
+from unseen.learners.classifier import _rows
 
 TINY_STRINGS = dict(width=8, layers=1, batch=4, length=3, pool=16, steps=4, every=2, seeds=2)
 TINY_DIGITS = dict(width=8, steps=4, every=2, seeds=2)
