@@ -140,7 +140,7 @@ def test_a_diverged_member_is_kept_and_does_not_touch_the_others(toy, truth):
 
 def test_too_little_memory_for_two_abreast_keeps_the_bits(study, blocks, truth):
     group = engine._groups(blocks)[0]
-    need = engine.Programs(study, group[0], 1)
+    need = engine.Programs(study, group[0], jax.devices()[:1])
     need.compile()
     found = collect(study, group, memory=int(need.bytes * 1.5))
     assert_same(found, {k: truth[k] for k in found})
@@ -149,7 +149,7 @@ def test_too_little_memory_for_two_abreast_keeps_the_bits(study, blocks, truth):
 
 def test_too_little_memory_for_a_block_halves_it_and_loses_nobody(study, blocks, truth):
     group = engine._groups(blocks)[0]
-    need = engine.Programs(study, group[0], 1)
+    need = engine.Programs(study, group[0], jax.devices()[:1])
     need.compile()
     sizes = []
     control = Control(memory=int(need.bytes * 0.6))
@@ -198,7 +198,7 @@ class Closing(Study):
 def test_arrays_that_a_learner_closes_over_are_shared_not_copied():
     study = Closing()
     block = plan(study)[0][0]
-    programs = engine.Programs(study, block, 1)
+    programs = engine.Programs(study, block, jax.devices()[:1])
     text = programs._step._lower().as_text()
     assert len(text) < 100_000 < 4 * study.size
 

@@ -11,6 +11,7 @@ the run's record says so.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -137,8 +138,7 @@ Shapes = dict[tuple[str, str], Shape]
 def plan(study: Study) -> tuple[list[Block], Shapes]:
     """All blocks of a study and the shapes of its groups, keyed by (part, repr(static condition)): groups in
     the order of their conditions, members ordered by condition and seed."""
-    blocks: list[Block] = []
-    shapes: Shapes = {}
+    found: list[tuple[Part, dict[str, Any], list[tuple[int, dict[str, Any]]]]] = []
     for p in study.parts.values():
         groups: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {}
         for cell in study.cells(p):
@@ -146,26 +146,28 @@ def plan(study: Study) -> tuple[list[Block], Shapes]:
             traced = {name: cell[name] for name in p.traced}
             _, members = groups.setdefault(repr(static), (static, []))
             members += [(seed, traced) for seed in study.seeds_of(p)]
-        for static, members in groups.values():
-            shapes[p.name, repr(static)] = shape_of(study, p, static, members[0][1])
-            host = shapes[p.name, repr(static)].host
-            limit = 1 if host else getattr(type(study), "members_a_block", MEMBERS_A_BLOCK)
-            count = len(members) if host else blocks_for(len(members), limit)
-            size = math.ceil(len(members) / count)
-            blocks += [
-                Block(p.name, static, tuple(members[i : i + size]), size, host) for i in range(0, len(members), size)
-            ]
+        found += [(p, static, members) for static, members in groups.values()]
+    shapes: Shapes = {(p.name, repr(s)): shape_of(study, p, s, members[0][1]) for p, s, members in found}
+    compiled = sum(not shape.host for shape in shapes.values())
+    blocks: list[Block] = []
+    for p, static, members in found:
+        host = shapes[p.name, repr(static)].host
+        count = len(members) if host else blocks_for(len(members), compiled)
+        size = math.ceil(len(members) / count)
+        blocks += [
+            Block(p.name, static, tuple(members[i : i + size]), size, host) for i in range(0, len(members), size)
+        ]
     if not blocks:
         raise UserError(f"{study.key} has no condition to run with these settings.")
     return blocks, shapes
 
 
-def blocks_for(members: int, limit: int = MEMBERS_A_BLOCK) -> int:
-    """How many blocks a group gets: at least two where there are two members, and an even number of them, so
-    that two cores share the work."""
-    if members <= 1:
+def blocks_for(members: int, groups: int = 1) -> int:
+    """How many blocks a group gets. A small group beside others is one block: groups run side by side then. Else
+    there are at least two blocks and an even number of them, so that two cores share the work."""
+    if members <= 1 or (groups > 1 and 2 * members <= MEMBERS_A_BLOCK):
         return 1
-    count = max(2, math.ceil(members / limit))
+    count = max(2, math.ceil(members / MEMBERS_A_BLOCK))
     return min(members, count + count % 2)
 
 
@@ -222,14 +224,14 @@ def set_up() -> None:
 
 
 class Programs:
-    """The compiled functions of one group for blocks of one size, `abreast` blocks at once."""
+    """The compiled functions of one group for blocks of one size, one block a device at once."""
 
-    def __init__(self, study: Study, block: Block, abreast: int):
+    def __init__(self, study: Study, block: Block, devices: Sequence[Any]):
         import equinox as eqx
         import jax
         import jax.numpy as jnp
 
-        self.study, self.block, self.abreast = study, block, abreast
+        self.study, self.block, self.abreast = study, block, len(devices)
         p = study.parts[block.part]
         self.shape = shape_of(study, p, block.static, block.members[0][1])
         names = tuple(block.members[0][1])
@@ -284,10 +286,10 @@ class Programs:
         size = block.size
         keys = jax.ShapeDtypeStruct((size, *_key_data(0).shape), jnp.uint32)
         values = tuple(jax.ShapeDtypeStruct((size,), _dtype(block.members[0][1][n])) for n in names)
-        self._start = _Compiled(jax.vmap(start), (keys, values), abreast)
+        self._start = _Compiled(jax.vmap(start), (keys, values), devices)
         self.state_shape, _ = self._start.shape
-        self._step = _Compiled(jax.vmap(step), (values, self.state_shape), abreast, donate=True)
-        self._finish = _Compiled(jax.vmap(finish), (values, self.state_shape), abreast)
+        self._step = _Compiled(jax.vmap(step), (values, self.state_shape), devices, donate=True)
+        self._finish = _Compiled(jax.vmap(finish), (values, self.state_shape), devices)
         self.seconds = 0.0
 
     def compile(self) -> None:
@@ -322,13 +324,13 @@ class Programs:
 
 
 class _Compiled:
-    """A function of `size` stacked members, compiled for several stacks side by side, one a device.
+    """A function of `size` stacked members, compiled for one stack a device.
 
     Arrays that the function closes over become arguments, shared by all members: XLA would otherwise copy
     them into the program's text.
     """
 
-    def __init__(self, function: Any, example: tuple[Any, ...], abreast: int, donate: bool = False):
+    def __init__(self, function: Any, example: tuple[Any, ...], devices: Sequence[Any], donate: bool = False):
         import jax
         from jax.sharding import Mesh, NamedSharding
         from jax.sharding import PartitionSpec as P
@@ -340,11 +342,11 @@ class _Compiled:
             flat = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(arguments))  # pyright: ignore
             return jax.tree.unflatten(tree, flat)
 
-        mesh = Mesh(np.asarray(jax.devices()[:abreast]), ("block",))
+        mesh = Mesh(np.asarray(devices), ("block",))
         specs = (P(), *[P("block") for _ in example])
         mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=P("block"), check_vma=False)
         self._sharding = NamedSharding(mesh, P("block"))
-        whole = [jax.tree.map(lambda s: _times(s, abreast, self._sharding), part) for part in example]
+        whole = [jax.tree.map(lambda s: _times(s, len(devices), self._sharding), part) for part in example]
         self._constants = jax.device_put(
             [np.asarray(c) if not _is_key(c) else c for c in closed.consts], NamedSharding(mesh, P())
         )
@@ -430,26 +432,22 @@ def run_blocks(
     Raises:
         Stopped: after the checkpoints are written, when `control.stop()` turns true.
     """
+    import jax
+
     set_up()
-    waiting = _groups(blocks)
+    groups, devices = _groups(blocks), jax.devices()
+    narrow = [group for group in groups if not group[0].host and len(group) == 1]
+    wide = [group for group in groups if not group[0].host and len(group) > 1]
     compiler = _Compiler(study)
-    while waiting:
-        group = waiting.pop(0)
-        compiler.begin(next((later for later in waiting if not later[0].host), None))
+    for group, later in itertools.zip_longest(wide, wide[1:]):
+        if later is not None:
+            compiler.begin(later, devices)
+        yield from _run_fitting(study, group, devices, compiler, control)
+    yield from _in_lanes(study, narrow, devices, control)
+    for group in groups:
         if group[0].host:
             for block in group:
                 yield block, _run_host(study, block, control)
-            continue
-        try:
-            yield from _run_group(study, group, compiler, control)
-        except OutOfMemory as error:
-            left = [block for block in group if block not in getattr(error, "done", ())]
-            if left[0].size == 1 and len(left) == 1:
-                raise MemoryError(
-                    f"One member of {study.key} ({label_of(left[0])}) does not fit into memory."
-                ) from error
-            # First fewer abreast (the bits stay), then smaller blocks (recorded).
-            waiting = ([[b] for b in left] if len(left) > 1 else [left[0].halves()]) + waiting
 
 
 def _groups(blocks: Iterable[Block]) -> list[list[Block]]:
@@ -469,40 +467,88 @@ class _Compiler:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self.begun: dict[tuple[str, int], Any] = {}
 
-    def begin(self, group: Sequence[Block] | None) -> None:
+    def begin(self, group: Sequence[Block], devices: Sequence[Any]) -> None:
         """Start on a group that will be run next."""
-        if group is not None and (key := (group[0].name, _abreast(group))) not in self.begun:
-            self.begun[key] = self.pool.submit(self._compile, group[0], key[1])
+        key = (group[0].name, min(len(devices), len(group)))
+        self.begun[key] = self.pool.submit(self._compile, group[0], devices[: key[1]])
 
-    def programs(self, block: Block, abreast: int) -> Programs:
+    def programs(self, block: Block, devices: Sequence[Any]) -> Programs:
         """The programs of a block's group, waiting for them if need be."""
-        begun = self.begun.pop((block.name, abreast), None)
-        return self._compile(block, abreast) if begun is None else begun.result()
+        begun = self.begun.pop((block.name, len(devices)), None)
+        return self._compile(block, devices) if begun is None else begun.result()
 
-    def _compile(self, block: Block, abreast: int) -> Programs:
-        programs = Programs(self.study, block, abreast)
+    def _compile(self, block: Block, devices: Sequence[Any]) -> Programs:
+        programs = Programs(self.study, block, devices)
         programs.compile()
         return programs
 
 
-def _abreast(group: Sequence[Block]) -> int:
-    import jax
+def _in_lanes(
+    study: Study, groups: Sequence[list[Block]], devices: Sequence[Any], control: Control
+) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
+    """Groups of one block, each compiled for and run on one device, as many at once as there are devices."""
+    import queue
+    from concurrent.futures import ThreadPoolExecutor, as_completed
 
-    return min(len(jax.devices()), len(group))
+    lanes = min(len(devices), len(groups))
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for device in devices[:lanes]:
+        free.put(device)
+    failed = False
+    room = _memory() if control.memory is None else control.memory
+    mine = dataclasses.replace(control, stop=lambda: failed or control.stop(), memory=room // lanes if lanes else room)
+
+    def lane(group: list[Block]) -> list[tuple[Block, dict[str, np.ndarray]]]:
+        if mine.stop():
+            raise Stopped
+        device = free.get()
+        try:
+            return list(_run_fitting(study, group, [device], _Compiler(study), mine))
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(max(1, lanes), thread_name_prefix="lane") as pool:
+        futures = [pool.submit(lane, group) for group in groups]
+        try:
+            for future in as_completed(futures):
+                yield from future.result()
+        except BaseException:
+            failed = True
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _run_fitting(
+    study: Study, group: list[Block], devices: Sequence[Any], compiler: _Compiler, control: Control
+) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
+    """Run a group; where memory is short first fewer blocks abreast (the bits stay), then smaller ones."""
+    waiting = [group]
+    while waiting:
+        group = waiting.pop(0)
+        try:
+            yield from _run_group(study, group, devices, compiler, control)
+        except OutOfMemory as error:
+            left = [block for block in group if block not in getattr(error, "done", ())]
+            if left[0].size == 1 and len(left) == 1:
+                raise MemoryError(
+                    f"One member of {study.key} ({label_of(left[0])}) does not fit into memory."
+                ) from error
+            waiting = ([[b] for b in left] if len(left) > 1 else [[half] for half in left[0].halves()]) + waiting
 
 
 def _run_group(
-    study: Study, group: Sequence[Block], compiler: _Compiler, control: Control
+    study: Study, group: Sequence[Block], devices: Sequence[Any], compiler: _Compiler, control: Control
 ) -> Iterator[tuple[Block, dict[str, np.ndarray]]]:
     finished: list[Block] = []
     programs: dict[int, Programs] = {}
-    abreast = _abreast(group)
+    abreast = min(len(devices), len(group))
     try:
         for first in range(0, len(group), abreast):
             together = group[first : first + abreast]
             if len(together) not in programs:
                 control.report(Progress(together[0].name, label_of(together[0]), 0, 0, phase="compiling"))
-                program = compiler.programs(together[0], len(together))
+                program = compiler.programs(together[0], devices[: len(together)])
                 room = _memory() if control.memory is None else control.memory
                 if program.bytes * len(together) > room and (len(together) > 1 or together[0].size > 1):
                     raise OutOfMemory

@@ -147,8 +147,8 @@ def grokking_time_linear(
     losses = expected_losses(
         marchenko_pastur(ratio), updates, rate, ratio=ratio, decay=decay, teacher=teacher, initial=initial
     )
-    train, test = (_crossing(updates, tolerance_accuracy(loss, tolerance, outputs), level) for loss in losses)
-    return train, test
+    train, test = tolerance_accuracy(jnp.stack(losses), tolerance, outputs)
+    return _crossing(updates, train, level), _crossing(updates, test, level)
 
 
 def _crossing(times: Float[Array, " times"], values: Float[Array, " times"], level: float) -> Float[Array, ""]:

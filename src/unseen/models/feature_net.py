@@ -39,14 +39,14 @@ class FeatureNet(eqx.Module):
 
     @overload
     def __call__(
-        self, x: Float[Array, ...], *, collect: Literal[False] = False, head: int = 0
+        self, x: Float[Array, "..."], *, collect: Literal[False] = False, head: int = 0
     ) -> Float[Array, " classes"]: ...
     @overload
     def __call__(
-        self, x: Float[Array, ...], *, collect: Literal[True], head: int = 0
+        self, x: Float[Array, "..."], *, collect: Literal[True], head: int = 0
     ) -> tuple[Float[Array, " classes"], Inputs]: ...
     def __call__(
-        self, x: Float[Array, ...], *, collect: bool = False, head: int = 0
+        self, x: Float[Array, "..."], *, collect: bool = False, head: int = 0
     ) -> Float[Array, " classes"] | tuple[Float[Array, " classes"], Inputs]:
         """Logits of one example.
 
@@ -171,7 +171,7 @@ class Dense(eqx.Module):
         self.linear = eqx.nn.Linear(inputs, width, key=key)
         self.flatten, self.relu = flatten, relu
 
-    def __call__(self, x: Float[Array, ...]) -> tuple[Float[Array, " width"], Inputs]:
+    def __call__(self, x: Float[Array, "..."]) -> tuple[Float[Array, " width"], Inputs]:
         """Output, and what the layer reads."""
         x = x.reshape(-1) if self.flatten else x
         out = self.linear(x)

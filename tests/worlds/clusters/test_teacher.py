@@ -1,7 +1,10 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ive
 
 from unseen.lab import UserError
 from unseen.measures.grokking import grokking_time_linear, tolerance_accuracy
@@ -85,14 +88,14 @@ def test_expected_losses_agree_with_simulated_descent(ratio, decay, noise):
             return student - 2 * RATE * (covariance @ student - heard + decay * student), None
 
         measured = [errors(student)]
-        for a, b in zip(times, times[1:], strict=False):
+        for a, b in itertools.pairwise(times):
             student, _ = jax.lax.scan(update, student, length=b - a)
             measured.append(errors(student))
         return jnp.array(measured), jnp.clip(jnp.linalg.eigvalsh(covariance), 0)
 
     simulated, eigenvalues = jax.jit(jax.vmap(one))(jax.random.split(KEY, 4))
     steps = jnp.asarray(times, jnp.float32)
-    own = [expected_losses(Spectrum(l, jnp.ones(d) / d), steps, RATE, **settings) for l in eigenvalues]
+    own = [expected_losses(Spectrum(values, jnp.ones(d) / d), steps, RATE, **settings) for values in eigenvalues]
     np.testing.assert_allclose(np.mean(own, 0).T, simulated.mean(0), rtol=0.05, atol=5e-6)  # atol: single precision
     # The limit law has no last eigenvalue of its own: it holds while the bulk decides.
     law = np.stack(expected_losses(marchenko_pastur(ratio), steps, RATE, **settings), -1)
@@ -112,6 +115,33 @@ def test_gradient_flow_formula_of_advani_and_saxe():
     updates = jnp.array([flow / (2 * rate)])
     _, test = expected_losses(spectrum, updates, rate, ratio=ratio, initial=0.5, noise=noise)
     assert float(test[0]) == pytest.approx(float(expected) + noise**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.9, 1.5])
+def test_closed_form_of_levi_et_al(ratio):
+    """Their equation 9, a Bessel function for the train loss, and 21: the test loss falls at 4 rate times it."""
+    rate, times = 1e-5, np.array([1e2, 1e4, 1e5, 3e5])
+    z = 4 * rate * times * np.sqrt(ratio)  # 0F1~(2; z^2) = I_1(2z)/z, and ive(1, 2z) = I_1(2z) exp(-2z)
+    expected = np.exp(-4 * rate * (ratio + 1) * times + 2 * z) * ive(1, 2 * z) / z
+    law = marchenko_pastur(ratio)
+    train, _ = expected_losses(law, jnp.asarray(times, jnp.float32), rate, ratio=ratio, initial=0.0)
+    np.testing.assert_allclose(train, expected, rtol=2e-3)
+    around = jnp.asarray([0.99e5, 1e5, 1.01e5])
+    train, test = expected_losses(law, around, rate, ratio=ratio, initial=0.0)
+    assert float(test[0] - test[2]) == pytest.approx(4 * rate * 2e3 * float(train[1]), rel=5e-3)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_delay_at_a_vanishing_tolerance_approaches_that_of_levi_et_al(ratio):
+    """Their equation 12, of which the correction (equation 25) vanishes like 1/log(1/tolerance)."""
+    times = jnp.geomspace(1.0, 1e5, 4000)
+    edge = (1 - np.sqrt(ratio)) ** 2
+    limit = -np.log(edge) / (4 * RATE * edge)
+    ratios = []
+    for tolerance in (1e-2, 1e-10, 1e-30):
+        fit, generalise = grokking_time_linear(times, RATE, ratio=ratio, tolerance=tolerance, initial=0.0)
+        ratios.append(float(generalise - fit) / limit)
+    assert ratios == sorted(ratios) and ratios[-1] == pytest.approx(1, abs=0.06)
 
 
 @pytest.mark.parametrize("outputs", [1, 10])
@@ -136,7 +166,7 @@ def test_the_delay_grows_towards_the_interpolation_point_and_can_be_out_of_reach
     for ratio in (0.2, 0.5, 0.8, 0.94):
         fit, generalise = grokking_time_linear(times, RATE, ratio=ratio, tolerance=1e-3)
         delays.append(float(generalise - fit))
-    assert all(b > 3 * a for a, b in zip(delays, delays[1:], strict=False))
+    assert all(b > 3 * a for a, b in itertools.pairwise(delays))
     assert jnp.isinf(grokking_time_linear(times, RATE, ratio=2.0, tolerance=1e-3)[1])
 
 

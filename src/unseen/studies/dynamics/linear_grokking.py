@@ -197,8 +197,8 @@ class LinearGrokking(Study):
                 return _mean_square(_relu_network(weights, run.lesson.inputs) - run.lesson.targets)
 
             def update(weights: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
-                descend = lambda w, g: w - self.relu_rate * g  # noqa: E731
-                return jax.tree.map(descend, weights, jax.grad(objective)(weights)), None
+                gradient = jax.grad(objective)(weights)
+                return jax.tree.map(lambda w, g: w - self.relu_rate * g, weights, gradient), None
 
             weights, _ = jax.lax.scan(update, run.weights, length=self.relu_every)
             return run._replace(weights=weights)
@@ -292,7 +292,7 @@ class LinearGrokking(Study):
     def artefact(self, e: xr.Dataset) -> Judgement:
         runs = self.plain(e, 0.8)
         strict = runs.test_accuracy.sel(limit=self.strict_tolerance)
-        begin, end = (self.reached(strict, level).time for level in (0.05, 0.95))
+        begin, end = (times.time.where(times.reached) for times in (self.reached(strict, 0.05), self.reached(strict)))
         log_loss = np.log(runs.test_loss)
 
         def fall(start: xr.DataArray, stop: xr.DataArray) -> xr.DataArray:
@@ -339,16 +339,15 @@ class LinearGrokking(Study):
         few, many = (numbers[0] for numbers in near)
         delay = self.log_delay(train, test, "relu_step")
         right = self.reached(test, dim="relu_step").reached.sum("seed")
-        runs = test.sizes["seed"]
-        notes = [
-            f"at initial scale {scale} {growth}, generalising in {int(right.sel(relu_samples=few, initial=scale))} and "
-            f"{int(right.sel(relu_samples=many, initial=scale))} of {runs} runs"
-            for scale in self.initial
-            for growth in [
-                mean_interval(delay.sel(relu_samples=few, initial=scale) - delay.sel(relu_samples=many, initial=scale))
-            ]
-        ]
-        return "ReLU student: " + ", ".join(notes)
+        notes = []
+        for scale in self.initial:
+            first, second = (dict(relu_samples=n, initial=scale) for n in (few, many))
+            growth = mean_interval(delay.sel(**first) - delay.sel(**second))
+            notes.append(
+                f"{growth if growth.n else 'no delay to compare'} at initial scale {scale}, where "
+                f"{int(right.sel(**first))} runs with few and {int(right.sel(**second))} with many samples generalise"
+            )
+        return f"ReLU student, {test.sizes['seed']} runs each: " + "; ".join(notes)
 
     def figure(self, e: xr.Dataset) -> Any:
         fig, (left, right) = figures.panels(2, height=4.4)

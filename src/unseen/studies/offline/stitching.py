@@ -122,12 +122,12 @@ class Stitching(Study):
         """The longest log, of which the others are prefixes, and its augmentation."""
         return _log(self.layout, self.pairs, max(self.size), self.noise, self.clusters)
 
-    def scaled(self, position: Float[Array, 2]) -> Float[Array, 2]:
+    def scaled(self, position: Float[Array, "2"]) -> Float[Array, "2"]:
         """A position with about zero mean and unit variance over the maze."""
         rows, columns = PointMaze.preset(self.layout).walls.shape
         return (position - jnp.array([columns, rows]) / 2) / (0.25 * jnp.array([columns, rows]))
 
-    def inputs(self, position: Float[Array, 2], goal: Float[Array, 2]) -> Float[Array, 4]:
+    def inputs(self, position: Float[Array, "2"], goal: Float[Array, "2"]) -> Float[Array, "4"]:
         """Features of a state and a goal."""
         return jnp.concatenate([self.scaled(position), self.scaled(goal)])
 
