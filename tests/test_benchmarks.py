@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import clock, matmul, overhead, population, report, startup, tasks
+from benchmarks import clock, engine_side, matmul, overhead, population, report, startup, tasks
 from benchmarks.engine_side import own_home
 from benchmarks.engine_side import population as by_engine
 
@@ -36,13 +36,15 @@ def engine(study):
     }
 
 
-def test_engine_and_hand_compute_the_same_bits():
+def test_engine_and_hand_compute_the_same_bits(monkeypatch):
+    monkeypatch.setattr(engine_side, "CHECKPOINT_SECONDS", 0.0)  # one in every round
     study = overhead.the_study(tiny=True)
-    ours, theirs = {}, {}
+    ours, theirs, saves = {}, {}, []
     with own_home():
-        lap = by_engine(study, ours)
+        lap = by_engine(study, ours, saves)
         overhead.by_hand(study, overhead.chunks_of(study), theirs)
     assert lap.seconds > 0 and lap.setup > 0
+    assert len(saves) == len(ours) * study.steps // study.every  # before each round
     assert ours.keys() == theirs.keys() and len(ours) == 2
     for block, series in theirs.items():
         assert set(series) == {f"series/{s}_{m}" for s in ("train", "test") for m in ("loss", "accuracy")}
