@@ -411,6 +411,8 @@ def _show_paper(command: Command, tokens: list[str]) -> int:
     print(f"family   {entry.family} ({entry.kind})\nworld    {entry.world}")
     for name, text in (("axis", entry.axis), ("adds", ", ".join(entry.components)), ("real", entry.real)):
         print(_fill(text, width, f"{name:9}", " " * 9))
+    if entry.amended:
+        print(_fill(entry.amended, width, "amended  ", " " * 9))
     verdicts = {v.claim: v for v in result.verdicts} if result else {}
     print(f"\n{_bold('Claims')}")
     for claim in entry.claims:

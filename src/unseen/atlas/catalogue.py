@@ -43,6 +43,7 @@ class Paper:
         peer: an implementation to compare with, if there is one.
         headline: the finding in numbers, if the entry states one.
         claims: its claims with their statistics and decision rules.
+        amended: what was corrected in the entry, and why.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Paper:
     peer: str
     headline: str
     claims: tuple[ClaimText, ...]
+    amended: str = ""
 
     @property
     def study_file(self) -> Path:
