@@ -127,10 +127,10 @@ def test_delays_too_short_to_be_seen_count_as_at_most_the_distance_of_two_looks(
 def test_the_relu_student_is_in_the_note_and_not_in_the_rule():
     e = evidence()
     note = judged("few-samples-late", e).note
-    assert "1.39 [1.39, inf] at initial scale 0.1" in note  # log10 of (5000 - 100)/200, a lower bound
+    assert "1.39 [1.39, inf], n = 4, at initial scale 0.1" in note  # log10 of (5000 - 100)/200, a lower bound
     assert "0 runs with few and 4 with many samples" in note
     both = judged("few-samples-late", evidence(relu_generalises=(64, 300)))
-    assert "4 runs with few and 4 with many samples" in both.note and "0 [0, 0] at initial" in both.note
+    assert "4 runs with few and 4 with many samples" in both.note and "0 [0, 0], n = 4, at initial" in both.note
     assert both.outcome == "supported" and both.effect == judged("few-samples-late", e).effect
     assert "no delay to compare" in judged("few-samples-late", evidence(relu_generalises=())).note
     other = dataclasses.replace(STUDY, relu_samples=(60,))

@@ -344,7 +344,8 @@ class LinearGrokking(Study):
             first, second = (dict(relu_samples=n, initial=scale) for n in (few, many))
             growth = mean_interval(delay.sel(**first) - delay.sel(**second))
             notes.append(
-                f"{growth if growth.n else 'no delay to compare'} at initial scale {scale}, where "
+                (f"{growth}, n = {growth.n}," if growth.n else "no delay to compare")
+                + f" at initial scale {scale}, where "
                 f"{int(right.sel(**first))} runs with few and {int(right.sel(**second))} with many samples generalise"
             )
         return f"ReLU student, {test.sizes['seed']} runs each: " + "; ".join(notes)
