@@ -19,16 +19,16 @@ class Grid(Study):
 
     seeds: int = 3
 
-    varies = dict(a=(2, 1), name=("long", "short"), on=(False, True))
+    varies = dict(a=(2, 1), name=("long", "short"), extra=(False, True))
     traced = ("a",)
 
-    def includes(self, a, name, on):
-        return not (name == "short" and on)
+    def includes(self, a, name, extra):
+        return not (name == "short" and extra)
 
-    def learner(self, a, name, on):
+    def learner(self, a, name, extra):
         steps = 4 if name == "long" else 6
         lengths = [1, 2, 3] if name == "long" else [3, 4]
-        value = 100.0 * a + (10 if on else 0)
+        value = 100.0 * a + (10 if extra else 0)
         return Learner(
             init=lambda key: jnp.zeros(()),
             advance=lambda n: n + 2,
@@ -48,17 +48,17 @@ def e():
 
 def test_values_stand_at_their_condition_and_step(e):
     for a in (1, 2):
-        for on in (False, True):
-            row = e["where"].sel(a=a, name="long", on=on, seed=101)
-            assert row.sel(step=[0, 2, 4]).values.tolist() == [100 * a + 10 * on + s for s in (0, 2, 4)]
+        for extra in (False, True):
+            row = e["where"].sel(a=a, name="long", extra=extra, seed=101)
+            assert row.sel(step=[0, 2, 4]).values.tolist() == [100 * a + 10 * extra + s for s in (0, 2, 4)]
             assert np.isnan(row.sel(step=6))
 
 
 def test_grids_are_joined_on_the_union_and_cells_not_run_are_nan(e):
     assert list(e.step) == [0, 2, 4, 6] and list(e.length) == [1, 2, 3, 4]
-    assert e.profile.sel(a=1, name="short", on=False, seed=100).values[2:].tolist() == [103, 104]
-    assert np.isnan(e.profile.sel(a=1, name="short", on=False, seed=100).values[:2]).all()
-    assert np.isnan(e["where"].sel(name="short", on=True)).all()
+    assert e.profile.sel(a=1, name="short", extra=False, seed=100).values[2:].tolist() == [103, 104]
+    assert np.isnan(e.profile.sel(a=1, name="short", extra=False, seed=100).values[:2]).all()
+    assert np.isnan(e["where"].sel(name="short", extra=True)).all()
 
 
 def test_it_survives_netcdf(e):

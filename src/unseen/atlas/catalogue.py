@@ -184,8 +184,11 @@ def load_study(key: str) -> type[Study]:
     Raises:
         UserError: if the catalogue has no such key, it has no study yet, or a package is missing.
     """
+    from unseen.lab.engine import set_up
+
     entry = _implemented(key)
     name = f"unseen.studies.{entry.family}.{entry.study_file.stem}"
+    set_up()  # some packages start JAX when they are imported; devices are counted then
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

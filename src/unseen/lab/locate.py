@@ -24,6 +24,9 @@ def study_in_file(path: str | Path, name: str | None = None) -> type[Study]:
     if not path.is_file():
         raise UserError(f"There is no study file {path}.")
     module_name = f"unseen_study_{path.stem}".replace("-", "_")
+    from unseen.lab.engine import set_up
+
+    set_up()  # some packages start JAX when they are imported; devices are counted then
     module = sys.modules.get(module_name)
     if module is None or getattr(module, "__file__", None) != str(path):
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -83,6 +86,9 @@ def describe(study: Study) -> dict[str, Any]:
 
 def restore(where: dict[str, Any]) -> Study:
     """The inverse of `describe`."""
+    from unseen.lab.engine import set_up
+
+    set_up()
     if "module" in where:
         cls = getattr(importlib.import_module(where["module"]), where["class"])
     else:
