@@ -52,13 +52,13 @@ def test_samples_come_from_their_split_also_in_pairs(world, split):
 
 
 def test_every_shows_each_image_of_a_split_once(world):
-    x, y, attributes = world.every(KEY, DigitContext(), "test")
+    x, _, attributes = world.every(KEY, DigitContext(), "test")
     np.testing.assert_array_equal(attributes["source"], world.test)
     np.testing.assert_array_equal(x, world.images[world.test])
 
 
 def test_plain_context_returns_the_images_themselves(world):
-    x, y, attributes = world.sample(KEY, 50)
+    x, _, attributes = world.sample(KEY, 50)
     np.testing.assert_array_equal(x, world.images[attributes["source"]])
     assert set(attributes) == {"source"}
 
