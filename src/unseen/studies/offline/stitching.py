@@ -49,6 +49,15 @@ class Stitching(Study):
     without temporal augmentation, and of goal-conditioned IQL, on prefixes of one log; and the returns that a
     return-conditioned policy and IQL reach in a corridor whose larger reward no trajectory connects with the
     start.
+
+    What came out: every effect has the paper's sign and none clears its bound. Supervised policies lose more on
+    unseen pairs than IQL does (by 0.19, the interval reaches to 0.05); augmentation adds 0.15 on unseen pairs
+    and costs 0.05 on seen ones; more data change little while the gap stays at 0.50. The likely reason is a weak
+    TD learner: IQL reaches 0.90 on seen pairs but 0.49 on unseen ones, and in the corridor it takes the smaller
+    reward as cloning does. On pilot seeds (0, 1) its values at 20 to 30 steps were 0.2 to 0.4 where 0.65 is true,
+    and acting greedily on them with the true dynamics did no better, so 8,000 updates of a small network are too
+    few to carry values that far. About 20 settings of IQL were tried (one-step to 20-step targets, expectiles,
+    temperatures, learning rates), 5 of RvS and 2 of the transformer, chosen by success on seen pairs.
     """
 
     layout: str = "four-rooms"  # a preset of PointMaze with named regions
