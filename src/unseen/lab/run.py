@@ -39,6 +39,7 @@ from unseen.lab.study import Study
 from unseen.lab.version import source_version
 
 FORMAT = 1  # of the run directory; another format is not read
+NUMERICS = 2  # raised when the engine may change last bits, so that blocks of before and after are never mixed
 FILES = ("evidence.nc", "verdicts.json", "figure.svg", "figure.png", "report.html")
 PENDING = "unfinished"
 
@@ -88,7 +89,7 @@ class Run:
 
 def run_id(study: Study, version: str) -> str:
     """The run's name: a hash of the study, the version of its code and its settings."""
-    text = json.dumps([FORMAT, study.key, version, study.settings()], sort_keys=True)
+    text = json.dumps([FORMAT, NUMERICS, study.key, version, study.settings()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

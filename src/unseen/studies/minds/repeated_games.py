@@ -42,9 +42,12 @@ class RepeatedGames(Study):
     agree answer by answer; (4) a real model, by default the local Gemma-3-270M (a base model, prompted with two worked
     examples), plays both probes behind a competence gate: it must take the dominant option of one-shot games in 70%.
 
-    Myopic self-interest does not show the reported profile here: it is as near to the best other player in the biased
-    games (where settling on one equilibrium pays well) as in the self-interested ones. The reciprocator shows
-    it strongly instead, since giving way to the other misses the biased games' equilibria.
+    What came out: the instrument is valid (and 60,800 of 60,800 answers agree through Inspect AI). `self-interest`
+    is refuted: a myopic player is as near to the best other player in the biased games as in the self-interested
+    ones (-0.01), while the reciprocator shows the reported profile strongly (0.25); the likely reason, not tested,
+    is that best-responding settles on one of the biased games' equilibria, which pays well, and that giving way
+    in turn misses them. The local model takes the dominant option of one-shot games half of the time, fails the
+    gate, and so nothing is said about language models' forgiveness here.
     """
 
     seeds: int = 20  # of noise and beliefs in the families' part
