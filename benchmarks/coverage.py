@@ -36,9 +36,7 @@ def limits(samples: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def misses(
-    draw: Draw, truth: float, method: str, n: int, replicates: int, seed: int = 0
-) -> tuple[float, float]:
+def misses(draw: Draw, truth: float, method: str, n: int, replicates: int, seed: int = 0) -> tuple[float, float]:
     """Shares of intervals that lie wholly above, and wholly below, the truth."""
     low, high = limits(draw(np.random.default_rng([seed, n]), (replicates, n)), method)
     return float((low > truth).mean()), float((high < truth).mean())

@@ -80,10 +80,7 @@ class FeatureNet(eqx.Module):
         """ReLU layers of the given widths on a flattened input of `inputs` numbers."""
         keys = _keys(key, len(widths) + 1)
         sizes = (inputs, *widths)
-        trunk = tuple(
-            Dense(a, b, flatten=i == 0, key=next(keys))
-            for i, (a, b) in enumerate(itertools.pairwise(sizes))
-        )
+        trunk = tuple(Dense(a, b, flatten=i == 0, key=next(keys)) for i, (a, b) in enumerate(itertools.pairwise(sizes)))
         return cls(trunk, _heads(sizes[-1], classes, heads, next(keys)))
 
     @classmethod

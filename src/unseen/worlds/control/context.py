@@ -375,9 +375,7 @@ class ContextCartPole(ContextMDP):
         )
 
 
-def context_protocol(
-    kind: str, environment: ContextMDP, *, wide: float = 0.75, narrow: float = 0.1
-) -> Region:
+def context_protocol(kind: str, environment: ContextMDP, *, wide: float = 0.75, narrow: float = 0.1) -> Region:
     """The training region of one of the three evaluation protocols over a context space.
 
     A: the first feature is narrow, the others wide. B: all features wide, a box. C: a cross, at most one feature
