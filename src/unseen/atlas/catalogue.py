@@ -238,7 +238,7 @@ def extra_of(distribution: str) -> str | None:
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if wanted and extra and _plain(wanted.group()) == _plain(distribution):
             found.append(extra.group(1))
-    return min(found, key=lambda extra: (extra in ("test", "docs"), extra), default=None)
+    return min(found, key=lambda extra: (extra in ("test", "docs", "bench"), extra), default=None)
 
 
 def _plain(name: str) -> str:
