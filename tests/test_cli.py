@@ -89,12 +89,6 @@ def process(*argv: str) -> tuple[str, float]:
 # Quick -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["list"], ["list", "--json"], ["run", "--help"], ["worlds"]])
-def test_answers_at_once(argv: list[str]) -> None:
-    # Best of three: other processes of the machine are no fault of ours.
-    assert min(process(*argv)[1] for _ in range(3)) < 0.5
-
-
 @pytest.mark.parametrize("argv", [["--help"], ["list"], ["show", "grokking"], ["run", "--help"], ["worlds"]])
 def test_loads_neither_jax_nor_xarray(argv: list[str]) -> None:
     code = (
