@@ -80,13 +80,7 @@ def say(capsys, *argv: str) -> str:
     return said.out
 
 
-def process(*argv: str) -> tuple[str, float]:
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "unseen", *argv], capture_output=True, text=True, check=True)
-    return done.stdout, time.perf_counter() - start
-
-
-# Quick -----------------------------------------------------------------------------------------------------
+# Light -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["list"], ["show", "grokking"], ["run", "--help"], ["worlds"]])
