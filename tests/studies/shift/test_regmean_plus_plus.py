@@ -48,7 +48,7 @@ def test_final_measures(trained):
 def evidence(gain):
     seeds = 8
     noise = np.random.default_rng(0).normal(0, 0.002, (seeds, 1, 1))
-    level = np.array([0.3, 0.35, 0.32, 0.6, 0.6 + gain])[None, :, None]
+    level = np.array([0.3, 0.35, 0.6, 0.6 + gain])[None, :, None]
     values = lambda n: level + noise + np.zeros((1, 1, n))  # noqa: E731
     jitter = np.random.default_rng(1).normal(0, 0.001, (seeds, 5, 1))
     coords = {"seed": range(100, 108), "merge": list(METHODS)}

@@ -45,7 +45,11 @@ class ChomskyHierarchy(Study):
     one random length, gradients are clipped at norm 1, and the loss is the mean cross-entropy over all outputs, as
     in the paper. Differences from the paper: the transformer is pre-norm, without dropout, and has 2 layers at
     laptop scale; stack and tape have as many cells as the padded sequence has positions, so that they never
-    overflow. Bucket sort is undertrained at laptop scale: its pairs stay far below their asymptote.
+    overflow.
+
+    What came out: all three claims are supported. Two cautions: in 1,500 updates the transformer fits parity only up
+    to lengths of about 8, so its failure there is one of training as well as of extension; and bucket sort is
+    undertrained (RNN and StackRNN fall off within the training lengths), so only the LSTM shows its class there.
     """
 
     trained_to: int = 16  # longest input in training
