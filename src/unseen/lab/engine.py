@@ -204,14 +204,18 @@ def set_up() -> None:
     """One JAX device a core on a machine without accelerator, and compiled programs kept between runs.
 
     A device computes on one thread: blocks side by side use the cores better than threads within an operation,
-    and how such threads share a sum depends on their number (as do last bits), and batched LAPACK calls that wait
-    for them have been seen to hang. Does nothing to a backend that is in use already.
+    and how such threads share a sum depends on their number (as do last bits). Does nothing to a backend that is in
+    use already.
     `UNSEEN_CACHE_PROGRAMS=0` turns the cache of compiled programs off.
     """
     import jax
 
     if not jax._src.xla_bridge.backends_are_initialized():  # type: ignore[attr-defined]
-        jax.config.update("jax_num_cpu_devices", int(os.environ.get("UNSEEN_DEVICES", len(os.sched_getaffinity(0)))))
+        devices = int(os.environ.get("UNSEEN_DEVICES", len(os.sched_getaffinity(0))))
+        jax.config.update("jax_num_cpu_devices", devices)
+        # Batched LAPACK calls wait for threads of XLA's one pool while they hold one: with as many devices as threads
+        # they wait for each other for ever. XLA reads the pool's size from this variable.
+        os.environ.setdefault("NPROC", str(2 * max(devices, len(os.sched_getaffinity(0)))))
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_cpu_multi_thread_eigen" not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()

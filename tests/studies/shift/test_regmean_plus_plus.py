@@ -50,7 +50,7 @@ def evidence(gain):
     noise = np.random.default_rng(0).normal(0, 0.002, (seeds, 1, 1))
     level = np.array([0.3, 0.35, 0.6, 0.6 + gain])[None, :, None]
     values = lambda n: level + noise + np.zeros((1, 1, n))  # noqa: E731
-    jitter = np.random.default_rng(1).normal(0, 0.001, (seeds, 5, 1))
+    jitter = np.random.default_rng(1).normal(0, 0.001, (seeds, len(METHODS), 1))
     coords = {"seed": range(100, 108), "merge": list(METHODS)}
     make = lambda dim, names: xr.DataArray(  # noqa: E731
         values(len(names)) + jitter, dims=("seed", "merge", dim), coords={**coords, dim: names}
