@@ -71,7 +71,6 @@ class Shape:
     dims: Mapping[str, tuple[str, ...]]
     coords: Mapping[str, tuple[Any, ...]]
     host: bool
-    stops: bool
 
     @classmethod
     def of(cls, learner: Learner) -> Shape:
@@ -82,7 +81,6 @@ class Shape:
             {name: tuple(dims) for name, dims in learner.dims.items()},
             {name: tuple(np.asarray(values).tolist()) for name, values in learner.coords.items()},
             learner.host,
-            learner.done is not None,
         )
 
     @property

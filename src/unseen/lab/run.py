@@ -28,7 +28,7 @@ import xarray as xr
 
 from unseen.lab import evidence as evidence_
 from unseen.lab.claims import ClaimText, Judgement, Verdict
-from unseen.lab.engine import Block, Stopped, plan, set_up
+from unseen.lab.engine import Block, Stopped, label_of, plan, set_up
 from unseen.lab.errors import RunInterrupted, UserError
 from unseen.lab.executors import checkpointed, execute
 from unseen.lab.locate import source_of
@@ -266,7 +266,6 @@ class _Job:
             except Stopped:
                 raise RunInterrupted(f"Stopped. The same command goes on from here ({self.store}).") from None
         self.timings = _timings(results)
-        self.block_size = max(b.size for b, _ in results)
         self.sizes = {b.part: max(x.size for x, _ in results if x.part == b.part) for b, _ in results}
         planned = {b.part: max(x.size for x in blocks if x.part == b.part) for b in blocks}
         if self.sizes != planned:
@@ -408,7 +407,7 @@ class _Job:
 
 
 def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) -> Verdict:
-    changed = any(getattr(study, name) != values for name, values in study.conditions().items())
+    changed = _conditions_changed(study)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -436,6 +435,11 @@ def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) ->
     )
 
 
+def _conditions_changed(study: Study) -> bool:
+    """Whether conditions differ from the defaults, so that a claim or the figure may miss one that it needs."""
+    return any(getattr(study, name) != values for name, values in study.conditions().items())
+
+
 def _own_claims(study: Study) -> dict[str, ClaimText]:
     found = {id_: getattr(type(study), name).claim_text for id_, name in study.claims.items()}
     bare = [id_ for id_, text in found.items() if not (text.says and text.supported_if and text.refuted_if)]
@@ -452,7 +456,7 @@ def _figure(study: Study, evidence: xr.Dataset) -> Any:
 
     from unseen.lab.figures import STYLE, panels
 
-    changed = any(getattr(study, name) != values for name, values in study.conditions().items())
+    changed = _conditions_changed(study)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -483,8 +487,6 @@ def _bytes(figure: Any, kind: str) -> bytes:
 
 
 def _timings(results: list[evidence_.Result]) -> dict[str, dict[str, float]]:
-    from unseen.lab.engine import label_of
-
     timings: dict[str, dict[str, float]] = {}
     for block, arrays in results:
         compile_, run_ = np.asarray(arrays["seconds"], float)
