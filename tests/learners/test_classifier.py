@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from unseen.lab import UserError
 from unseen.learners import classifier
 from unseen.learners.classifier import accuracy, cross_entropy, weighted_mean
 from unseen.models import QuadraticMLP
@@ -164,3 +165,68 @@ def test_accuracy_of_nan_logits_is_nan():
     logits = jnp.array([[0.0, 1.0], [jnp.nan, 1.0]])
     scores = accuracy(logits, jnp.array([1, 1]))
     assert scores[0] == 1 and jnp.isnan(scores[1])
+
+
+class Seen:
+    """Counts how often each example was in a batch, and how often it was right then."""
+
+    def init(self, data):
+        return jnp.zeros((2, data.targets.shape[0]))
+
+    def see(self, notes, rows, predictions, targets):
+        return notes.at[0, rows].add(1).at[1, rows].add(accuracy(predictions, targets))
+
+    def read(self, notes):
+        return {"seen": notes[0], "right": notes[1]}
+
+
+def test_an_epoch_shows_every_training_example_once_and_the_observer_sees_it():
+    listed = WORLD.split(KEY, 24.5 / 49).listed()
+    count = int(listed.train.sum())
+    me = classifier(
+        network, listed, OPTIMIZER, steps=12, every=6, batch_size=8, epoch=count, observer=Seen(),
+        final=lambda model, data: {"size": jnp.asarray(data.train.size)},
+    )  # fmt: skip
+    assert count // 8 == 3
+    state = me.init(KEY)
+    once = me.advance(state)
+    seen = me.final(once)["seen"]
+    assert seen[np.asarray(listed.train) == 0].sum() == 0
+    assert seen.max() == 2 and seen.sum() == 2 * 24  # two epochs, no example twice in one
+    assert set(me.final(once)) == {"seen", "right", "size"}
+    assert me.final(me.advance(once))["right"].sum() > 0
+    for wrong in (dict(batch_size=None), dict(batch_size=99), dict(every=4)):
+        with pytest.raises(UserError, match=r"batch_size takes|every takes"):
+            classifier(network, listed, OPTIMIZER, **(dict(steps=12, every=6, batch_size=8, epoch=count) | wrong))
+
+
+def test_the_objective_is_trained_and_the_loss_reported():
+    """Training against permuted labels by the objective alone equals training on permuted labels."""
+    split = WORLD.split(KEY, 0.5)
+    wrong = eqx.tree_at(lambda d: d.targets, split, (split.targets + 1) % 7)
+    one = learner(split, objective=lambda net, inputs, targets, key: cross_entropy(net(*inputs), (targets + 1) % 7))
+    other = learner(wrong)
+    a, b = one.advance(one.init(KEY)), other.advance(other.init(KEY))
+    assert same(a.model, b.model)
+    assert one.measure(a)["train_loss"] > other.measure(b)["train_loss"]  # of the data's own targets
+
+
+def test_a_gradient_of_parts_of_the_batch_adds_up_to_the_whole():
+    listed = WORLD.split(KEY, 0.5).listed()
+
+    def halves(objective, model, key):
+        a, b = (jax.grad(objective)(model, rows) for rows in (jnp.arange(4), jnp.arange(4, 8)))
+        return jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+
+    whole, parts = (learner(listed, optax.sgd(0.1), batch_size=8, gradient=g) for g in (None, halves))
+    a, b = (me.advance(me.init(KEY)).model for me in (whole, parts))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_the_settled_model_is_measured_and_the_other_one_trained():
+    silent = learner(settle=lambda model, data: jax.tree.map(jnp.zeros_like, model))
+    plain = learner()
+    a, b = silent.advance(silent.init(KEY)), plain.advance(plain.init(KEY))
+    assert same(a.model, b.model)
+    assert np.isclose(silent.measure(a)["train_loss"], np.log(7))
