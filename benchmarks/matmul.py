@@ -126,7 +126,7 @@ def step_speed(study: Study, seconds: float) -> tuple[list[float], int]:
     """
     blocks, _ = plan(study)
     abreast = min(len(jax.devices()), len(blocks))
-    programs = Programs(study, blocks[0], abreast)
+    programs = Programs(study, blocks[0], jax.devices()[:abreast])
     programs.compile()
     members = abreast * blocks[0].size
     seeds, traced = programs.inputs(blocks[:abreast])

@@ -478,3 +478,57 @@ def test_the_examples_of_the_page_run_and_print_what_it_says(capsys):
     exec(compile("\n".join(blocks), "docs/statistics.md", "exec"), {"__name__": "page"})
     said = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
     assert said and capsys.readouterr().out.splitlines() == said
+
+
+def test_bootstrap_interval_of_a_ratio_of_means_covers_it():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(60):
+        data = xr.Dataset({k: ("seed", rng.normal(mean, 1, 10)) for k, mean in (("a", 4), ("b", 8))})
+        found = s.bootstrap_interval(lambda d: d.a.mean() / d.b.mean(), data, resamples=200)
+        assert found.low <= found.estimate <= found.high
+        covered += found.low <= 0.5 <= found.high
+    assert covered >= 52  # 95% of 60 are 57
+
+
+def test_bootstrap_interval_says_when_it_cannot_tell():
+    two = xr.DataArray([1.0, 2.0], dims="seed")
+    assert s.bootstrap_interval(lambda d: d.mean(), two).high == np.inf
+    flat = xr.DataArray(np.ones(6), dims="seed")
+    assert s.bootstrap_interval(lambda d: d.mean(), flat, resamples=50).low == 1.0
+    never = s.bootstrap_interval(lambda d: d.mean() * np.nan, flat, resamples=50)
+    assert np.isnan(never.estimate) and never.missing == 6
+    paired = xr.DataArray(np.arange(6.0), dims="seed", coords={"seed": np.arange(100, 106)})
+    again = [
+        s.bootstrap_interval(lambda d: s.paired_difference(d, d * 2).mean(), paired, resamples=50) for _ in range(2)
+    ]
+    assert again[0] == again[1]  # seeds drawn twice still pair, and the same data give the same interval
+
+
+def test_logistic_crossing():
+    x = xr.DataArray(np.linspace(0, 1, 9), dims="f")
+    curves = xr.concat([1 / (1 + np.exp(-12 * (x - at))) for at in (0.3, 0.62)], "seed")
+    np.testing.assert_allclose(s.logistic_crossing(x, curves, "f"), [0.3, 0.62], atol=2e-3)
+    np.testing.assert_allclose(s.logistic_crossing(x, curves, "f", level=0.8)[0], 0.3 + np.log(4) / 12, atol=5e-3)
+    assert np.isclose(s.logistic_crossing(x, (x > 0.5) * 1.0, "f"), 0.5625, atol=0.02)  # a jump: its middle
+    assert np.isnan(s.logistic_crossing(x, x * 0 + 0.2, "f")) and np.isnan(s.logistic_crossing(x, x * 0.3, "f"))
+    doubled = xr.DataArray([1.0, 2, 4, 8, 16], dims="f")
+    assert np.isclose(s.logistic_crossing(doubled, xr.DataArray([0.0, 0, 0.5, 1, 1], dims="f"), "f", log=True), 4)
+    with pytest.raises(UserError, match="from 0 to 1"):
+        s.logistic_crossing(x, x * 2, "f")
+
+
+def test_gini_and_roc_auc_against_their_definitions():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    v = rng.exponential(size=40)
+    exact = np.abs(v[:, None] - v).mean() / (2 * v.mean())
+    assert np.isclose(s.gini(xr.DataArray(v, dims="e"), "e"), exact)
+    assert np.isclose(s.gini(xr.DataArray(np.eye(10)[0], dims="e"), "e"), 0.9)
+    scores, labels = rng.integers(0, 5, (2, 50)), rng.random((2, 50)) < 0.3
+    found = s.roc_auc(xr.DataArray(scores, dims=("seed", "e")), xr.DataArray(labels, dims=("seed", "e")), "e")
+    np.testing.assert_allclose(
+        found, [roc_auc_score(label, score) for label, score in zip(labels, scores, strict=True)]
+    )
+    assert np.isnan(s.roc_auc(xr.DataArray([1.0, 2.0], dims="e"), xr.DataArray([1, 1], dims="e"), "e"))

@@ -28,14 +28,17 @@ __all__ = [
     "Censored",
     "EventTimes",
     "Interval",
+    "bootstrap_interval",
     "censored_comparison",
     "coefficient_of_determination",
     "equivalent",
     "first_step",
     "gap_contrast",
+    "gini",
     "interquartile_mean",
     "kendall",
     "log_ratio",
+    "logistic_crossing",
     "mean_interval",
     "median_interval",
     "monotone_trend",
@@ -45,6 +48,7 @@ __all__ = [
     "r_squared",
     "ratio",
     "relative_error",
+    "roc_auc",
     "slope",
     "spearman",
 ]
@@ -360,6 +364,67 @@ def _indices(n: int) -> Iterator[np.ndarray]:
     rows = max(1, 4_000_000 // n)  # 32 MB a block
     for start in range(0, RESAMPLES, rows):
         yield rng.integers(n, size=(min(rows, RESAMPLES - start), n))
+
+
+def bootstrap_interval(
+    statistic: Callable[[Any], Any],
+    data: xr.Dataset | xr.DataArray,
+    *,
+    dim: str = "seed",
+    level: float = 0.95,
+    resamples: int = 2_000,
+) -> Interval:
+    """Interval of any statistic of all seeds together, by resampling whole seeds.
+
+    For what is no mean of per-seed values: a ratio of means, a correlation over the runs of all seeds, a
+    crossing point of a mean curve. BCa (Efron, 1987) with the levels expanded for few seeds (Hesterberg, 2015,
+    "What teachers should know about the bootstrap", section 3.4): a plain bootstrap of n seeds is too
+    narrow by about the ratio of normal to Student quantiles and sqrt((n - 1) / n).
+
+    Args:
+        statistic: data -> number. Gets the data with seeds drawn with replacement, numbered from 0.
+        data: whatever the statistic reads, with the dimension `dim`. Select the cells first: it is copied for
+            every resample.
+        level: nominal coverage.
+        resamples: number of them; the random numbers are always the same.
+
+    Resamples in which the statistic is NaN (an undefined correlation) are left out; where they are over a
+    twentieth the interval is unbounded, as with fewer than three seeds.
+    """
+    from scipy.special import ndtr, ndtri, stdtrit
+
+    n = data.sizes[dim]
+    data = data.assign_coords({dim: np.arange(n)})
+
+    def value(index: np.ndarray) -> float:
+        return float(statistic(data.isel({dim: index}).assign_coords({dim: np.arange(len(index))})))
+
+    estimate = value(np.arange(n))
+    method = "BCa over seeds"
+    if math.isnan(estimate):
+        return Interval(estimate, -math.inf, math.inf, 0, n, method)
+    unbounded = Interval(estimate, -math.inf, math.inf, n, 0, method)
+    if n < 3:
+        return unbounded
+    rng = np.random.default_rng(RESAMPLING_SEED)
+    drawn = np.array([value(rng.integers(n, size=n)) for _ in range(resamples)])
+    there = np.sort(drawn[~np.isnan(drawn)])
+    if there.size < 0.95 * resamples:
+        return unbounded
+    if there[0] == there[-1]:
+        return Interval(estimate, float(there[0]), float(there[0]), n, 0, method)
+    count = there.size
+    rounding = 1e-12 * (1 + abs(estimate))
+    below = (np.sum(there < estimate - rounding) + np.sum(there <= estimate + rounding)) / (2 * count)
+    bias = ndtri(np.clip(below, 0.5 / count, 1 - 0.5 / count))
+    left_out = np.array([value(np.delete(np.arange(n), i)) for i in range(n)])
+    influence = left_out.mean() - left_out
+    with np.errstate(invalid="ignore", divide="ignore"):
+        acceleration = float(np.nan_to_num((influence**3).sum() / (6 * (influence**2).sum() ** 1.5)))
+    z = bias + math.sqrt(n / (n - 1)) * stdtrit(n - 1, np.array([0.5 - level / 2, 0.5 + level / 2]))
+    position = ndtr(bias + z / (1 - acceleration * z)) * (count - 1)
+    low, high = there[np.floor(position).astype(int)[0]], there[np.ceil(position).astype(int)[1]]
+    return Interval(estimate, float(low), float(high), n, 0, method)
 
 
 def median_interval(values: Array | EventTimes, *, level: float = 0.95) -> Interval:
@@ -712,6 +777,82 @@ def monotone_trend(y: Any, dim: str) -> xr.DataArray:
     y = y.time_or_inf if isinstance(y, EventTimes) else _array(y)
     _check_points(y, dim, "monotone_trend")
     return _signs(y, dim).mean("pair", skipna=False)
+
+
+def logistic_crossing(x: Any, y: Any, dim: str, *, level: Number = 0.5, log: bool = False) -> xr.DataArray:
+    """Where along `x` a fitted logistic curve of `y` crosses `level`, for each seed.
+
+    `1 / (1 + exp(-(a + b z)))` by binomial likelihood, z the standardised x, with a penalty of `0.001 b²` that
+    only matters where the points jump from 0 to 1: the crossing is then near the middle of the jump.
+
+    Args:
+        x: values over `dim`, or over `dim` and `seed`.
+        y: shares or accuracies in [0, 1] over `dim` and any other dimensions, which are kept.
+        dim: the dimension to fit over.
+        level: the height in (0, 1) to cross.
+        log: fit over log x (and return x).
+
+    NaN if any of the seed's points is, if the curve crosses outside of the range of `x`, or if it is flat.
+
+    Raises:
+        UserError: with fewer than two points, with `y` outside [0, 1], or with `log` and an x at or below 0.
+    """
+    x, y = _joined(x, y, dim, "logistic_crossing")
+    if float(y.min()) < 0 or float(y.max()) > 1:
+        raise UserError(f"logistic_crossing takes y from 0 to 1, got {float(y.min())} to {float(y.max())}.")
+    z = _log(x, "logistic_crossing with log=True") if log else x
+
+    def fit(z: np.ndarray, y: np.ndarray) -> float:
+        if np.isnan(z).any() or np.isnan(y).any() or np.ptp(z) == 0 or np.ptp(y) == 0:
+            return math.nan
+        centre, scale = z.mean(), z.std()
+        design = np.stack([np.ones_like(z), (z - centre) / scale], axis=1)
+        weights = np.zeros(2)
+        for _ in range(200):  # Newton's method, steps cut where they would overshoot
+            share = 1 / (1 + np.exp(-np.clip(design @ weights, -50, 50)))
+            slope = design.T @ (y - share) - np.array([0.0, 2e-3]) * weights
+            curvature = (design.T * (share * (1 - share))) @ design + np.diag([1e-9, 2e-3])
+            step = np.linalg.solve(curvature, slope)
+            step *= min(1.0, 2.0 / np.abs(step).max()) if np.abs(step).max() > 0 else 1.0
+            weights = weights + step
+            if np.abs(step).max() < 1e-9:
+                break
+        if abs(weights[1]) < 1e-9:
+            return math.nan
+        at = (math.log(level / (1 - level)) - weights[0]) / weights[1] * scale + centre
+        return float(at) if z.min() <= at <= z.max() else math.nan
+
+    at = xr.apply_ufunc(fit, *xr.broadcast(z, y), input_core_dims=[[dim], [dim]], vectorize=True)
+    return np.exp(at) if log else at
+
+
+# Shapes of a distribution ----------------------------------------------------------------------------------
+
+
+def gini(values: Any, dim: str) -> xr.DataArray:
+    """Gini coefficient of non-negative values along `dim`, for each seed: 0 where all are equal, towards 1 where
+    one holds all. NaN where any is, or all are 0.
+
+    Raises:
+        UserError: if a value is negative.
+    """
+    x = _array(values, dim)
+    if float(x.min()) < 0:
+        raise UserError(f"gini takes values from 0 on, got {float(x.min())}.")
+    n = x.sizes[dim]
+    return _quotient((_ranks(x, dim) * 2 - n - 1).dot(x, dim), n * x.sum(dim, skipna=False))
+
+
+def roc_auc(scores: Any, positive: Any, dim: str) -> xr.DataArray:
+    """Area under the ROC curve of `scores` for telling `positive` from the others along `dim`, for each seed.
+
+    The share of (positive, other) pairs in which the positive one has the larger score, ties counting half.
+    Infinite scores are ranked. NaN where a score is, or one of the two sides is empty.
+    """
+    scores, positive = _joined(scores, positive, dim, "roc_auc")
+    here = positive.sum(dim)
+    others = positive.sizes[dim] - here
+    return _quotient((_ranks(scores, dim) * positive).sum(dim, skipna=False) - here * (here + 1) / 2, here * others)
 
 
 def _ranks(x: xr.DataArray, dim: str) -> xr.DataArray:
