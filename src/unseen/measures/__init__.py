@@ -19,9 +19,11 @@ from unseen.measures.generalization import (
     normalised_return,
 )
 from unseen.measures.normalized_score import normalized_score, success_rate
+from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
     "GeneralizationMatrix",
+    "XorPhase",
     "action_values",
     "best_context_blind_value",
     "best_observed",
@@ -37,4 +39,5 @@ __all__ = [
     "success_rate",
     "successor_matrix",
     "value_iteration",
+    "xor_cluster_phase",
 ]

@@ -6,6 +6,7 @@ from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.transformer import Transformer
+from unseen.models.xor_nets import TwoLayerFixedReadout, XorNets
 
 __all__ = [
     "GRU",
@@ -22,6 +23,8 @@ __all__ = [
     "StackRNN",
     "TapeRNN",
     "Transformer",
+    "TwoLayerFixedReadout",
+    "XorNets",
     "layer_inputs",
     "torch_layer_inputs",
     "update_stack",

@@ -9,14 +9,19 @@ from unseen.worlds.clusters.teacher import (
     marchenko_pastur,
     marchenko_pastur_density,
 )
+from unseen.worlds.clusters.xor import BooleanXor, XorClusters, XorData, span_basis
 
 __all__ = [
+    "BooleanXor",
     "DigitContext",
     "DigitDomains",
     "Lesson",
     "TeacherStudent",
+    "XorClusters",
+    "XorData",
     "descent_modes",
     "expected_losses",
     "marchenko_pastur",
     "marchenko_pastur_density",
+    "span_basis",
 ]
