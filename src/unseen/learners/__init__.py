@@ -1,11 +1,18 @@
 """What turns a model, a world and an objective into a Learner."""
 
 from unseen.learners.classifier import classifier
+from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
+from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
     "OfflineTD",
     "OutcomeBC",
+    "UngrokkingProtocol",
+    "alignment_loss",
     "classifier",
+    "contrastive",
+    "cross_correlation",
+    "info_nce",
 ]

@@ -1,5 +1,14 @@
 """Numbers that predict or explain generalization: functions of arrays."""
 
+from unseen.measures.circuit_efficiency import circuit_efficiency, critical_fraction, efficiency_crossing
+from unseen.measures.concentration import (
+    ClosestViews,
+    Concentration,
+    ErrorBound,
+    augmentation_concentration,
+    closest_views,
+    contrastive_error_bound,
+)
 from unseen.measures.exact import (
     action_values,
     best_context_blind_value,
@@ -18,26 +27,60 @@ from unseen.measures.generalization import (
     forward_transfer,
     normalised_return,
 )
+from unseen.measures.hypersphere import (
+    DiversityProfile,
+    centre_cosine,
+    class_centres,
+    diversity_profile,
+    feature_diversity,
+    hyperspherical_energy,
+    null_diversity,
+    positive_distance,
+    unit,
+)
 from unseen.measures.normalized_score import normalized_score, success_rate
+from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
+    "ClosestViews",
+    "Concentration",
+    "DiversityProfile",
+    "ErrorBound",
     "GeneralizationMatrix",
+    "LinearProbe",
+    "NearestCentre",
     "XorPhase",
     "action_values",
+    "augmentation_concentration",
     "best_context_blind_value",
     "best_observed",
     "best_stochastic_blind_value",
+    "centre_cosine",
+    "circuit_efficiency",
+    "class_centres",
+    "closest_views",
     "context_aware_value",
+    "contrastive_error_bound",
+    "critical_fraction",
+    "diversity_profile",
+    "efficiency_crossing",
+    "feature_diversity",
     "forgetting",
     "forward_transfer",
+    "hyperspherical_energy",
+    "linear_probe",
+    "nearest_neighbours",
     "normalised_return",
     "normalized_score",
+    "null_diversity",
     "policy_evaluation",
+    "positive_distance",
     "regret",
     "return_range",
     "success_rate",
     "successor_matrix",
+    "unit",
     "value_iteration",
     "xor_cluster_phase",
 ]
