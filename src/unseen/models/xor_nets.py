@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from unseen.lab.errors import UserError
-
 
 class TwoLayerFixedReadout(eqx.Module):
     """f(x) = sum_j a_j relu(w_j . x) with a_j = 1/sqrt(width) or its negative, drawn once and not trained.
@@ -62,13 +60,7 @@ class XorNets(eqx.Module):
     normalised: bool = eqx.field(static=True)
 
     def __init__(self, inputs: int, width: int, kind: Kind, *, key: PRNGKeyArray):
-        """Uniform initial values within 1/sqrt(number of a layer's inputs), as PyTorch's linear layers have.
-
-        Raises:
-            UserError: on an unknown kind.
-        """
-        if kind not in ("plain", "bias", "normalised"):
-            raise UserError(f"kind takes plain, bias or normalised, got {kind!r}.")
+        """Uniform initial values within 1/sqrt(number of a layer's inputs), as PyTorch's linear layers have."""
         w, b, v = jax.random.split(key, 3)
 
         def uniform(key: PRNGKeyArray, shape: tuple[int, ...], inputs: int) -> Array:

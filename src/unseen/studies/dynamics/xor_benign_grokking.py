@@ -141,7 +141,8 @@ class XorBenignGrokking(Study):
             for color, (label, name) in zip(figures.COLORS, curves.items(), strict=False):
                 figures.curve(ax, cell[name], label=label, color=color)
             ax.set(xscale="log", xlabel="update", ylabel="accuracy", ylim=(-0.03, 1.05))
-            ax.set_title(f"$|\\mu|^2$ = {signal:g}, $n|\\mu|^4/p$ = {strength[signal]:.3g}")
+            shown = f"{strength[signal]:.3g}" if strength[signal] < 1000 else f"{strength[signal]:,.0f}"
+            ax.set_title(f"$|\\mu|^2$ = {signal:g}, $n|\\mu|^4/p$ = {shown}")
         axes[0][0].legend(loc="lower right")
         for color, signal in zip(figures.COLORS, signals, strict=False):
             label = f"$|\\mu|^2$ = {signal:g}"
@@ -149,7 +150,7 @@ class XorBenignGrokking(Study):
             figures.curve(axes[1][1], runs.linear_share.sel(signal=signal), label=label, color=color)
         axes[1][0].set(xscale="log", xlabel="update", ylabel="accuracy on new points")
         axes[1][0].set_title("Understanding comes late, or never")
-        axes[1][0].legend(loc="upper left")
+        axes[1][0].legend(loc="center right")
         axes[1][1].set(xscale="log", xlabel="update", ylabel="$R^2$ of the linear rule", ylim=(-0.03, 1.03))
         axes[1][1].set_title("The first rule is linear")
         return fig
