@@ -294,7 +294,7 @@ def stable_baselines(study: CartPole, seed: int) -> Any:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    environments = make_vec_env("CartPole-v1", n_envs=study.envs, seed=seed)  # DummyVecEnv: best for cheap ones
+    environments = make_vec_env("CartPole-v1", n_envs=study.envs, seed=seed)  # DummyVecEnv
     model = PPO(
         "MlpPolicy",
         environments,
@@ -332,8 +332,8 @@ def cart_pole(tiny: bool = False) -> Result:
         f"tanh networks, no evaluations. {repeats} interleaved repeats, median (smallest to largest).",
         f"Of rejax's runs one after the other {share} of {study.seeds} were run, of stable-baselines3's {slow} of "
         f"{study.seeds}, and their time multiplied. Set-up (tracing, compiling, with an empty cache) is not in the "
-        "times. stable-baselines3 steps its environments with DummyVecEnv, in one process, which is its faster way "
-        f"for an environment as cheap as this. {words}",
+        "times. stable-baselines3 steps its environments with DummyVecEnv, in one process; SubprocVecEnv was "
+        f"not timed. {words}",
     ]
     packages = ("rejax", "gymnax", "stable_baselines3", "gymnasium", "torch")
     return Result("population-ppo", "PPO on CartPole", COLUMNS, rows_of(found), notes, packages)

@@ -63,7 +63,7 @@ class ChomskyHierarchy(Study):
     transformer_steps: int = 1_500  # updates of the transformer
     transformer_rate: float = 1e-3  # learning rate of the transformer
     batch: int = 64  # strings in an update
-    test_strings: int = 64  # strings of each test length
+    test_strings: int = 32  # strings of each test length
     evaluations: int = 5  # evaluations during training
     seeds: int = 3
 
