@@ -39,6 +39,7 @@ from unseen.measures.hypersphere import (
     unit,
 )
 from unseen.measures.normalized_score import normalized_score, success_rate
+from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
@@ -52,6 +53,7 @@ __all__ = [
     "NearestCentre",
     "XorPhase",
     "action_values",
+    "advani_saxe_curve",
     "augmentation_concentration",
     "best_context_blind_value",
     "best_observed",
@@ -68,12 +70,15 @@ __all__ = [
     "feature_diversity",
     "forgetting",
     "forward_transfer",
+    "frozen_error",
+    "frozen_subspace",
     "hyperspherical_energy",
     "linear_probe",
     "nearest_neighbours",
     "normalised_return",
     "normalized_score",
     "null_diversity",
+    "overtraining_penalty",
     "policy_evaluation",
     "positive_distance",
     "regret",

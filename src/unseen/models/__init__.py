@@ -5,6 +5,7 @@ from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inpu
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
+from unseen.models.relu_student import ReluStudent
 from unseen.models.transformer import Transformer
 from unseen.models.xor_nets import TwoLayerFixedReadout, XorNets
 
@@ -20,6 +21,7 @@ __all__ = [
     "PairTransformer",
     "QuadraticMLP",
     "Recurrent",
+    "ReluStudent",
     "StackRNN",
     "TapeRNN",
     "Transformer",

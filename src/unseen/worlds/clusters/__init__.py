@@ -1,6 +1,7 @@
 """Worlds of labelled examples whose distribution shifts."""
 
 from unseen.worlds.clusters.digits import DigitContext, DigitDomains
+from unseen.worlds.clusters.labelled import LabelledImages
 from unseen.worlds.clusters.teacher import (
     Lesson,
     TeacherStudent,
@@ -9,13 +10,17 @@ from unseen.worlds.clusters.teacher import (
     marchenko_pastur,
     marchenko_pastur_density,
 )
+from unseen.worlds.clusters.teacher_network import Regression, TeacherNetwork
 from unseen.worlds.clusters.xor import BooleanXor, XorClusters, XorData, span_basis
 
 __all__ = [
     "BooleanXor",
     "DigitContext",
     "DigitDomains",
+    "LabelledImages",
     "Lesson",
+    "Regression",
+    "TeacherNetwork",
     "TeacherStudent",
     "XorClusters",
     "XorData",
