@@ -1,5 +1,6 @@
 """Interventions in the field's own shapes: optimizers as optax transformations, losses and merges as functions."""
 
+from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.merging import (
     activation_gram,
     average,
@@ -13,11 +14,13 @@ from unseen.methods.merging import (
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 
 __all__ = [
+    "Augment",
     "TemporalAugmentation",
     "activation_gram",
     "average",
     "fisher_diagonal",
     "fisher_weighted",
+    "label_preservation",
     "regmean",
     "regmean_plus_plus",
     "sequential_merge",

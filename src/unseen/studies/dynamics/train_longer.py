@@ -60,7 +60,7 @@ class TrainLonger(Study):
     walk_updates: int = 2_000  # updates at a constant rate in the part that records the distance
 
     varies = dict(regime=tuple(REGIMES))
-    smoke = dict(training=64, width=16, batch=8, large_batch=64, epochs=5, walk_updates=40, walk_batch=(8, 64), seeds=2)
+    smoke = dict(training=64, width=16, batch=8, large_batch=64, epochs=5, walk_updates=40, walk_batch=(64,), seeds=2)
     paper = dict(
         images="mnist", training=4_000, width=512, depth=5, batch=125, large_batch=4_000, epochs=50,
         walk_updates=10_000, walk_batch=(125, 500, 1_000, 4_000),
