@@ -41,6 +41,7 @@ from unseen.measures.hypersphere import (
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
+from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
@@ -85,7 +86,9 @@ __all__ = [
     "return_range",
     "success_rate",
     "successor_matrix",
+    "track_weight_distance",
     "unit",
     "value_iteration",
+    "weight_distance",
     "xor_cluster_phase",
 ]

@@ -2,6 +2,7 @@
 
 from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
+from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
 from unseen.methods.merging import (
     activation_gram,
     average,
@@ -18,6 +19,7 @@ __all__ = [
     "Augment",
     "GrokfastEMA",
     "GrokfastMA",
+    "Regime",
     "TemporalAugmentation",
     "activation_gram",
     "amplify_fast",
@@ -25,8 +27,10 @@ __all__ = [
     "fisher_diagonal",
     "fisher_weighted",
     "label_preservation",
+    "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
     "sequential_merge",
+    "sqrt_lr_scaling",
     "task_arithmetic",
 ]

@@ -1,5 +1,6 @@
 """Networks as Equinox modules."""
 
+from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
@@ -13,11 +14,13 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNormMLP",
     "CategoricalPolicy",
     "DecisionTransformer",
     "EmbeddingMLP",
     "FeatureNet",
     "GaussianPolicy",
+    "GhostBatchNorm",
     "PairTransformer",
     "QuadraticMLP",
     "Recurrent",
@@ -28,6 +31,7 @@ __all__ = [
     "TwoLayerFixedReadout",
     "XorNets",
     "layer_inputs",
+    "settle",
     "torch_layer_inputs",
     "update_stack",
     "update_tape",

@@ -193,21 +193,20 @@ class TrainLonger(Study):
         colors = {"small": figures.COLORS[0], "adapted": figures.COLORS[2], "adapted_ghost": figures.COLORS[2]}
         for position, regime in enumerate(e.regime.values):
             values = e.final_accuracy.sel(regime=regime)
-            figures.dots(left, position, values, color=colors.get(str(regime), figures.COLORS[1]))
-        left.set_xticks(range(e.regime.size), [names[str(name)] for name in e.regime.values], fontsize=11)
+            figures.dots(left, float(position), values, color=colors.get(str(regime), figures.COLORS[1]))
+        left.set_xticks(range(e.regime.size), [names[str(name)] for name in e.regime.values], fontsize=12)
         left.set(ylabel="accuracy on unseen digits")
         left.set_title(f"Batches of {sizes[0]} and {sizes[1]}")
 
-        shades = figures.COLORS
-        for color, batch in zip(shades, e.walk_batch.values, strict=False):
+        for color, batch in zip(figures.COLORS, e.walk_batch.values, strict=False):
             distance = e.distance.sel(walk_batch=batch).rename(update="step")
             figures.curve(right, distance, label=f"batch {batch}", color=color)
-        mean = e.distance.mean(("walk_batch", "seed")).sel(update=slice(10, None))
-        for style, name, law in ((":", "log", np.log), ("--", "square root", np.sqrt)):
-            x = law(mean.update.values.astype(float))
-            if np.isfinite(mean).all():
-                fit = np.polyval(np.polyfit(x, mean.values, 1), x)
-                right.plot(mean.update, fit, style, color="black", lw=1.6, label=f"{name} of updates")
+        noisiest = e.distance.isel(walk_batch=int(np.argmin(e.walk_batch.values))).mean("seed").sel(update=slice(10, None))
+        for style, name, law in ((":", "logarithm", np.log), ("--", "square root", np.sqrt)):
+            x = law(noisiest.update.values.astype(float))
+            if np.isfinite(noisiest).all():
+                fit = np.polyval(np.polyfit(x, noisiest.values, 1), x)
+                right.plot(noisiest.update, fit, style, color="black", lw=1.6, label=f"fitted {name}")
         right.set(xscale="log", xlabel="update", ylabel="distance from the first weights")
         right.legend(loc="upper left")
         right.set_title("How far the weights come")

@@ -1,5 +1,6 @@
 """Worlds of labelled examples whose distribution shifts."""
 
+from unseen.worlds.clusters.digit_split import Digits, DigitSplit
 from unseen.worlds.clusters.digits import DigitContext, DigitDomains
 from unseen.worlds.clusters.labelled import LabelledImages
 from unseen.worlds.clusters.teacher import (
@@ -17,6 +18,8 @@ __all__ = [
     "BooleanXor",
     "DigitContext",
     "DigitDomains",
+    "DigitSplit",
+    "Digits",
     "LabelledImages",
     "Lesson",
     "Regression",
