@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,11 +53,11 @@ class GeneralizationDynamics(Study):
     traced = ("initial",)
     smoke = dict(
         dimension=20,
-        density=(0.25, 0.5, 1.0, 4.0),
+        density=(0.5, 1.0),
         moments=20,
         loop_updates=100,
-        width=(5, 20, 100),
-        relu_updates=100,
+        width=(5, 20),
+        relu_updates=40,
         relu_every=20,
         seeds=2,
     )
@@ -154,12 +155,15 @@ class GeneralizationDynamics(Study):
     def relu(self, width: int) -> Learner:
         """ReLU students of a noisy ReLU teacher."""
         world = TeacherNetwork(self.relu_dimension, self.teacher_units, self.relu_samples, self.noise)
+        examples = jnp.arange(self.relu_samples)
         return classifier(
             lambda key: ReluStudent(self.relu_dimension, width, key=key, scale=self.relu_initial),
             world.sample,
             optax.sgd(self.relu_rate),
             loss=lambda outputs, targets: (outputs - targets) ** 2,
             score=None,
+            # The training points alone: the fresh ones that come with them have weight 0 but would cost as much.
+            gradient=lambda objective, model, _: eqx.filter_grad(objective)(model, examples),
             steps=self.relu_updates,
             every=self.relu_every,
         )
