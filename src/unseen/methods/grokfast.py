@@ -101,21 +101,21 @@ class GrokfastMA(optax.GradientTransformation):
             raise UserError(f"window takes a whole number from 1 on, got {window}.")
         length = int(window)
 
-        def init(parameters: PyTree) -> GradientWindow:
-            past = jax.tree.map(lambda p: jnp.zeros((length, *p.shape), p.dtype), parameters)
-            zero = jax.tree.map(jnp.zeros_like, parameters)
+        def init(params: Any) -> Any:
+            past = jax.tree.map(lambda p: jnp.zeros((length, *p.shape), p.dtype), params)
+            zero = jax.tree.map(jnp.zeros_like, params)
             return GradientWindow(past, zero, zero, jnp.zeros((), jnp.int32))
 
-        def update(gradient: PyTree, state: GradientWindow, parameters: Any = None) -> tuple[PyTree, GradientWindow]:
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             place = state.count % length
             oldest = jax.tree.map(lambda past: past[place], state.past)
-            past = jax.tree.map(lambda past, g: past.at[place].set(g), state.past, gradient)
+            past = jax.tree.map(lambda past, g: past.at[place].set(g), state.past, updates)
             # A running sum with compensation: rounding errors do not add up over a long training.
-            add = jax.tree.map(lambda g, old, error: (g - old) - error, gradient, oldest, state.error)
+            add = jax.tree.map(lambda g, old, error: (g - old) - error, updates, oldest, state.error)
             total = jax.tree.map(jnp.add, state.total, add)
             error = jax.tree.map(lambda new, old, add: (new - old) - add, total, state.total, add)
             weight = jnp.where(state.count + 1 >= length, amplification, 0.0) / length
-            filtered = jax.tree.map(lambda g, total: g + weight * total, gradient, total)
+            filtered = jax.tree.map(lambda g, total: g + weight * total, updates, total)
             return filtered, GradientWindow(past, total, error, state.count + 1)
 
         return super().__new__(cls, init, update)
@@ -126,12 +126,12 @@ def _exponential(alpha: Scalar, combine: Callable[[Array, Array], Array]) -> opt
     if isinstance(alpha, float | int) and not 0 <= alpha < 1:
         raise UserError(f"alpha takes a number from 0 to below 1, got {alpha}.")
 
-    def init(parameters: PyTree) -> SlowGradient:
-        return SlowGradient(jax.tree.map(jnp.zeros_like, parameters), jnp.zeros((), jnp.int32))
+    def init(params: Any) -> Any:
+        return SlowGradient(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
-    def update(gradient: PyTree, state: SlowGradient, parameters: Any = None) -> tuple[PyTree, SlowGradient]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         keep = jnp.where(state.count == 0, 0.0, alpha)
-        slow = jax.tree.map(lambda slow, g: keep * slow + (1 - keep) * g, state.slow, gradient)
-        return jax.tree.map(combine, gradient, slow), SlowGradient(slow, state.count + 1)
+        slow = jax.tree.map(lambda slow, g: keep * slow + (1 - keep) * g, state.slow, updates)
+        return jax.tree.map(combine, updates, slow), SlowGradient(slow, state.count + 1)
 
     return optax.GradientTransformation(init, update)
