@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge, part
 from unseen.lab.statistics import bootstrap_interval, mean_interval, paired_difference, ratio
@@ -277,9 +278,13 @@ class GeneralizationDynamics(Study):
             below.plot(final.density, final.error.mean("seed"), "o", color=color, label=f"{initial:g}")
             below.plot(final.density, final.predicted_error.isel(seed=0), ":", color=color)
         below.set(xscale="log", yscale="log", xlabel="examples per input", ylabel="final test error")
-        below.legend(title="size of the first weights", loc="upper right")
-        below.set_title("Frozen directions keep them (dotted: theory)")
+        below.legend(title="first weights", loc="upper right")
+        below.set_title("Frozen directions (dotted: theory)")
         for ax in (right, below):
             ax.set_xticks(e.density.values, [f"{d:g}" for d in e.density.values])
             ax.minorticks_off()
+        for ax in (left, right, below, last):
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
         return fig
