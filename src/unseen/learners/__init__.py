@@ -2,6 +2,7 @@
 
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
+from unseen.learners.language_modelling import language_modelling
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.ungrokking import UngrokkingProtocol
@@ -15,4 +16,5 @@ __all__ = [
     "contrastive",
     "cross_correlation",
     "info_nce",
+    "language_modelling",
 ]

@@ -38,6 +38,13 @@ from unseen.measures.hypersphere import (
     positive_distance,
     unit,
 )
+from unseen.measures.neural_collapse import (
+    CollapseReport,
+    StreamingClassMoments,
+    collapse_report,
+    decisions_agree,
+    random_moments,
+)
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
@@ -46,12 +53,14 @@ from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
     "ClosestViews",
+    "CollapseReport",
     "Concentration",
     "DiversityProfile",
     "ErrorBound",
     "GeneralizationMatrix",
     "LinearProbe",
     "NearestCentre",
+    "StreamingClassMoments",
     "XorPhase",
     "action_values",
     "advani_saxe_curve",
@@ -63,9 +72,11 @@ __all__ = [
     "circuit_efficiency",
     "class_centres",
     "closest_views",
+    "collapse_report",
     "context_aware_value",
     "contrastive_error_bound",
     "critical_fraction",
+    "decisions_agree",
     "diversity_profile",
     "efficiency_crossing",
     "feature_diversity",
@@ -82,6 +93,7 @@ __all__ = [
     "overtraining_penalty",
     "policy_evaluation",
     "positive_distance",
+    "random_moments",
     "regret",
     "return_range",
     "success_rate",

@@ -7,6 +7,7 @@ from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.relu_student import ReluStudent
+from unseen.models.tiny_lm import TinyLM
 from unseen.models.transformer import Transformer
 from unseen.models.xor_nets import TwoLayerFixedReadout, XorNets
 
@@ -27,6 +28,7 @@ __all__ = [
     "ReluStudent",
     "StackRNN",
     "TapeRNN",
+    "TinyLM",
     "Transformer",
     "TwoLayerFixedReadout",
     "XorNets",
