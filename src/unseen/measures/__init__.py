@@ -1,5 +1,15 @@
 """Numbers that predict or explain generalization: functions of arrays."""
 
+from unseen.measures.bayes_mixture import (
+    BayesMixture,
+    count_functions,
+    flip_divergence,
+    hypothesis_weight,
+    label_divergence,
+    label_probability,
+    posterior_predictive,
+    regret_bound,
+)
 from unseen.measures.circuit_efficiency import circuit_efficiency, critical_fraction, efficiency_crossing
 from unseen.measures.concentration import (
     ClosestViews,
@@ -52,6 +62,7 @@ from unseen.measures.weight_distance import track_weight_distance, weight_distan
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
+    "BayesMixture",
     "ClosestViews",
     "CollapseReport",
     "Concentration",
@@ -75,16 +86,21 @@ __all__ = [
     "collapse_report",
     "context_aware_value",
     "contrastive_error_bound",
+    "count_functions",
     "critical_fraction",
     "decisions_agree",
     "diversity_profile",
     "efficiency_crossing",
     "feature_diversity",
+    "flip_divergence",
     "forgetting",
     "forward_transfer",
     "frozen_error",
     "frozen_subspace",
     "hyperspherical_energy",
+    "hypothesis_weight",
+    "label_divergence",
+    "label_probability",
     "linear_probe",
     "nearest_neighbours",
     "normalised_return",
@@ -93,8 +109,10 @@ __all__ = [
     "overtraining_penalty",
     "policy_evaluation",
     "positive_distance",
+    "posterior_predictive",
     "random_moments",
     "regret",
+    "regret_bound",
     "return_range",
     "success_rate",
     "successor_matrix",

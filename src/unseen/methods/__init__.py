@@ -2,6 +2,7 @@
 
 from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
+from unseen.methods.langevin import SGLDState, sgld
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
 from unseen.methods.merging import (
     activation_gram,
@@ -20,6 +21,7 @@ __all__ = [
     "GrokfastEMA",
     "GrokfastMA",
     "Regime",
+    "SGLDState",
     "TemporalAugmentation",
     "activation_gram",
     "amplify_fast",
@@ -31,6 +33,7 @@ __all__ = [
     "regmean",
     "regmean_plus_plus",
     "sequential_merge",
+    "sgld",
     "sqrt_lr_scaling",
     "task_arithmetic",
 ]

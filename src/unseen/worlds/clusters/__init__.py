@@ -1,5 +1,6 @@
 """Worlds of labelled examples whose distribution shifts."""
 
+from unseen.worlds.clusters.boolean import BooleanTruth, NoisyBits, bit_strings, boolean_functions
 from unseen.worlds.clusters.digit_split import Digits, DigitSplit
 from unseen.worlds.clusters.digits import DigitContext, DigitDomains
 from unseen.worlds.clusters.labelled import LabelledImages
@@ -15,6 +16,7 @@ from unseen.worlds.clusters.teacher_network import Regression, TeacherNetwork
 from unseen.worlds.clusters.xor import BooleanXor, XorClusters, XorData, span_basis
 
 __all__ = [
+    "BooleanTruth",
     "BooleanXor",
     "DigitContext",
     "DigitDomains",
@@ -22,11 +24,14 @@ __all__ = [
     "Digits",
     "LabelledImages",
     "Lesson",
+    "NoisyBits",
     "Regression",
     "TeacherNetwork",
     "TeacherStudent",
     "XorClusters",
     "XorData",
+    "bit_strings",
+    "boolean_functions",
     "descent_modes",
     "expected_losses",
     "marchenko_pastur",
