@@ -58,6 +58,7 @@ from unseen.measures.neural_collapse import (
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
+from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
@@ -66,6 +67,7 @@ __all__ = [
     "ClosestViews",
     "CollapseReport",
     "Concentration",
+    "CoupledRuns",
     "DiversityProfile",
     "ErrorBound",
     "GeneralizationMatrix",
@@ -87,6 +89,7 @@ __all__ = [
     "context_aware_value",
     "contrastive_error_bound",
     "count_functions",
+    "coupled_stability",
     "critical_fraction",
     "decisions_agree",
     "diversity_profile",

@@ -1,8 +1,10 @@
 """Interventions in the field's own shapes: optimizers as optax transformations, losses and merges as functions."""
 
+from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
+from unseen.methods.dissipative import DissipativeLoss
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
-from unseen.methods.langevin import SGLDState, sgld
+from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
 from unseen.methods.merging import (
     activation_gram,
@@ -17,23 +19,28 @@ from unseen.methods.merging import (
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 
 __all__ = [
+    "SGLD",
+    "AlphaStableNoise",
+    "AlphaStableState",
     "Augment",
+    "DissipativeLoss",
     "GrokfastEMA",
     "GrokfastMA",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
     "activation_gram",
+    "alpha_stable",
     "amplify_fast",
     "average",
     "fisher_diagonal",
     "fisher_weighted",
+    "isotropic_alpha_stable",
     "label_preservation",
     "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
     "sequential_merge",
-    "sgld",
     "sqrt_lr_scaling",
     "task_arithmetic",
 ]

@@ -20,7 +20,7 @@ class SGLDState(NamedTuple):
     key: PRNGKeyArray
 
 
-def sgld(
+def SGLD(
     rate: Scalar,
     examples: int,
     *,
@@ -53,7 +53,7 @@ def sgld(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, SGLDState]:
         if params is None:
-            raise ValueError("sgld needs the parameters: update(gradients, state, params).")
+            raise ValueError("SGLD needs the parameters: update(gradients, state, params).")
         assert isinstance(state, SGLDState)
         key, noise_key = jax.random.split(state.key)
         gradients, structure = jax.tree.flatten(updates)

@@ -16,27 +16,27 @@ class BooleanNets(eqx.Module):
     functions from random weights as in Mingard et al. (2019, arXiv 1909.11522).
 
     Attributes:
-        hidden: W and, in the last row, b.
+        hidden: W of all members side by side and, in the last row, b.
         readout: v.
         offset: c.
     """
 
-    hidden: Float[Array, "members rows width"]
+    hidden: Float[Array, "rows members width"]
     readout: Float[Array, "members width"]
     offset: Float[Array, " members"]
 
     def __init__(self, bits: int, width: int, members: int, *, key: PRNGKeyArray):
         """Networks drawn from the prior."""
         w, v, c = jax.random.split(key, 3)
-        self.hidden = jax.random.normal(w, (members, bits + 1, width))
+        self.hidden = jax.random.normal(w, (bits + 1, members, width))
         self.readout = jax.random.normal(v, (members, width))
         self.offset = jax.random.normal(c, (members,))
 
     def __call__(self, x: Float[Array, "points bits"]) -> Float[Array, "points members"]:
         """Outputs g of all members."""
         with_one = jnp.concatenate([x, jnp.ones_like(x[:, :1])], -1)
-        read = jax.nn.relu(jnp.einsum("pi,miw->mpw", with_one, self.hidden))
-        return jnp.einsum("mpw,mw->pm", read, self.readout) / jnp.sqrt(self.readout.shape[-1]) + self.offset
+        read = jax.nn.relu(jnp.tensordot(with_one, self.hidden, 1))  # one matrix product for all members
+        return jnp.sum(read * self.readout, -1) / jnp.sqrt(self.readout.shape[-1]) + self.offset
 
     def functions(self, strings: Float[Array, "strings bits"]) -> Int[Array, " members"]:
         """Which function of these strings each member is: bit j is set where it is positive at string j."""

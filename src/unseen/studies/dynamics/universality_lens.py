@@ -24,7 +24,7 @@ from unseen.measures import (
     posterior_predictive,
     regret_bound,
 )
-from unseen.methods import sgld
+from unseen.methods import SGLD
 from unseen.models import BooleanNets
 from unseen.worlds.clusters import BooleanTruth, NoisyBits, bit_strings, boolean_functions
 
@@ -140,7 +140,7 @@ class UniversalityLens(Study):
         return classifier(
             lambda key: BooleanNets(BITS, self.net_width, self.members, key=key),
             data,
-            sgld(self.rate, self.net_samples, precision=precision, temperature=temperature),
+            SGLD(self.rate, self.net_samples, precision=precision, temperature=temperature),
             loss=lambda outputs, targets: surprise(outputs, targets).mean(-1),
             score=None,
             # The sum: each member gets the gradient of its own loss.
