@@ -19,6 +19,7 @@ from unseen.measures.concentration import (
     closest_views,
     contrastive_error_bound,
 )
+from unseen.measures.curvature import Curvature, squared_loss_trace
 from unseen.measures.exact import (
     action_values,
     best_context_blind_value,
@@ -48,6 +49,14 @@ from unseen.measures.hypersphere import (
     positive_distance,
     unit,
 )
+from unseen.measures.ledger import (
+    ExampleLedger,
+    ForgettingEvents,
+    Ledger,
+    forgetting_counts,
+    memorization_score,
+    prune_by_forgetting,
+)
 from unseen.measures.neural_collapse import (
     CollapseReport,
     StreamingClassMoments,
@@ -57,6 +66,13 @@ from unseen.measures.neural_collapse import (
 )
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
+from unseen.measures.per_example_gradients import (
+    PerExampleGradients,
+    coherence,
+    noise_covariance,
+    noise_spectrum,
+    per_example_gradients,
+)
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
@@ -68,11 +84,16 @@ __all__ = [
     "CollapseReport",
     "Concentration",
     "CoupledRuns",
+    "Curvature",
     "DiversityProfile",
     "ErrorBound",
+    "ExampleLedger",
+    "ForgettingEvents",
     "GeneralizationMatrix",
+    "Ledger",
     "LinearProbe",
     "NearestCentre",
+    "PerExampleGradients",
     "StreamingClassMoments",
     "XorPhase",
     "action_values",
@@ -85,6 +106,7 @@ __all__ = [
     "circuit_efficiency",
     "class_centres",
     "closest_views",
+    "coherence",
     "collapse_report",
     "context_aware_value",
     "contrastive_error_bound",
@@ -97,6 +119,7 @@ __all__ = [
     "feature_diversity",
     "flip_divergence",
     "forgetting",
+    "forgetting_counts",
     "forward_transfer",
     "frozen_error",
     "frozen_subspace",
@@ -105,18 +128,24 @@ __all__ = [
     "label_divergence",
     "label_probability",
     "linear_probe",
+    "memorization_score",
     "nearest_neighbours",
+    "noise_covariance",
+    "noise_spectrum",
     "normalised_return",
     "normalized_score",
     "null_diversity",
     "overtraining_penalty",
+    "per_example_gradients",
     "policy_evaluation",
     "positive_distance",
     "posterior_predictive",
+    "prune_by_forgetting",
     "random_moments",
     "regret",
     "regret_bound",
     "return_range",
+    "squared_loss_trace",
     "success_rate",
     "successor_matrix",
     "track_weight_distance",

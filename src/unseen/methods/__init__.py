@@ -16,9 +16,17 @@ from unseen.methods.merging import (
     sequential_merge,
     task_arithmetic,
 )
+from unseen.methods.robust_gradients import (
+    median_of_three,
+    median_of_three_gradient,
+    winsorized_gradient,
+    winsorized_mean,
+)
+from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 
 __all__ = [
+    "SAM",
     "SGLD",
     "AlphaStableNoise",
     "AlphaStableState",
@@ -26,6 +34,7 @@ __all__ = [
     "DissipativeLoss",
     "GrokfastEMA",
     "GrokfastMA",
+    "LabelNoiseSGD",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
@@ -37,10 +46,15 @@ __all__ = [
     "fisher_weighted",
     "isotropic_alpha_stable",
     "label_preservation",
+    "median_of_three",
+    "median_of_three_gradient",
+    "memorising_flat_solution",
     "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
     "sequential_merge",
     "sqrt_lr_scaling",
     "task_arithmetic",
+    "winsorized_gradient",
+    "winsorized_mean",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -156,7 +157,7 @@ class HeavyTailedStability(Study):
         bends = {a: against(gap.sel(alpha=a, drop=True)) for a in alphas[1:-1]}
         steps = [
             mean_interval(paired_difference(gap.sel(alpha=b, drop=True), gap.sel(alpha=a, drop=True)))
-            for a, b in zip(alphas[:-1], alphas[1:], strict=True)
+            for a, b in itertools.pairwise(alphas)
         ]
         above, below = (lambda ci: ci.low > 0), (lambda ci: ci.high < 0)
         # The interior alpha that is furthest from the nearer of the two ends.
