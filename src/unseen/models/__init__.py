@@ -1,6 +1,7 @@
 """Networks as Equinox modules."""
 
 from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
+from unseen.models.batched import Batched
 from unseen.models.boolean_nets import BooleanNets
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
@@ -17,6 +18,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "BatchNormMLP",
+    "Batched",
     "BooleanNets",
     "CategoricalPolicy",
     "DecisionTransformer",
