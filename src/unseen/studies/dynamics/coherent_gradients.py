@@ -233,8 +233,8 @@ class CoherentGradients(Study):
                     right.plot(runs.step, runs.wrong_fit.mean("seed"), ":", color=color)
             right.plot([], [], ":", color="0.4", label="wrong labels fitted")
             right.set_title(f"Descent on {noise:.0%} random labels")
-        right.set(xscale="log", xlabel="update", ylabel="accuracy on unseen digits", ylim=(0, 1))
             right.legend(loc="upper left")
+        right.set(xscale="log", xlabel="update", ylabel="accuracy on unseen digits", ylim=(0, 1))
         return fig
 
 
