@@ -44,17 +44,19 @@ class StreamingClassMoments(eqx.Module):
             weights: how often an example counts, 0 for padding; 1 by default.
         """
         weight = jnp.ones(labels.shape) if weights is None else weights
-        away = features - self.mean[labels]
 
         def total(values: Array) -> Array:
             return jax.ops.segment_sum(values, labels, num_segments=self.count.shape[0])
 
-        count = self.count + total(weight)
-        # Distances to the mean so far, then to the new one: sums of squares of the features would cancel.
-        shift = total(weight[:, None] * away)
-        step = shift / jnp.maximum(count, 1e-30)[:, None]
-        scatter = self.scatter + total(weight * jnp.sum(jnp.square(away), -1)) - jnp.sum(shift * step, -1)
-        return StreamingClassMoments(count, self.mean + step, jnp.maximum(scatter, 0))
+        # Scatter around the batch's own means, then both means merged (Chan, Golub and LeVeque, 1983, equation 2.1):
+        # sums of squares of the features would cancel.
+        more = total(weight)
+        mean = total(weight[:, None] * features) / jnp.maximum(more, 1e-30)[:, None]
+        scatter = total(weight * jnp.sum(jnp.square(features - mean[labels]), -1))
+        count = self.count + more
+        share, away = more / jnp.maximum(count, 1e-30), mean - self.mean
+        between = self.count * share * jnp.sum(jnp.square(away), -1)
+        return StreamingClassMoments(count, self.mean + share[:, None] * away, self.scatter + scatter + between)
 
     @property
     def variance(self) -> Float[Array, " classes"]:
@@ -93,7 +95,7 @@ class CollapseReport(NamedTuple):
 
 
 def collapse_report(
-    moments: StreamingClassMoments, classifier: Float[Array, "classes width"], *, minimum: float = 1
+    moments: StreamingClassMoments, classifier: Float[Array, "classes width"], *, minimum: float | int = 1
 ) -> CollapseReport:
     """Neural collapse of features and classifier (agreement of decisions: `decisions_agree`).
 
@@ -148,7 +150,7 @@ def decisions_agree(
     return by_score == jnp.argmax(jnp.where(kept, nearness, -jnp.inf), -1)
 
 
-def random_moments(key: PRNGKeyArray, classes: int, width: int, spread: float = 0.0) -> StreamingClassMoments:
+def random_moments(key: PRNGKeyArray, classes: int, width: int, spread: float | int = 0.0) -> StreamingClassMoments:
     """What features without any structure give, for null values of the report: class means at random on the unit
     sphere, with `spread` as their variance summed over dimensions."""
     means = jax.random.normal(key, (classes, width))

@@ -158,24 +158,22 @@ class TinyLM(eqx.Module):
         Raises:
             UserError: if a weight is missing.
         """
-        layers = len({name.split(".")[2] for name in weights if name.startswith("model.layers.")})
+        layers = max(1, len({name.split(".")[2] for name in weights if name.startswith("model.layers.")}))
         wanted = ["model.embed_tokens.weight", "model.norm.weight"]
         wanted += [f"model.layers.{i}.{theirs}.weight" for i in range(layers) for _, theirs in NAMES]
         missing = [name for name in wanted if name not in weights]
-        if missing or not layers:
-            lacks = missing[0] if missing else "model.layers.0"
-            raise UserError(f"A TinyLM takes the weights of a Llama; {lacks} is not among them.")
+        if missing:
+            raise UserError(f"A TinyLM takes the weights of a Llama; {missing[0]} is not among them.")
         width = weights["model.norm.weight"].shape[0]
-        shape = jax.eval_shape(lambda: cls(2, width, layers, heads, key=jax.random.key(0)))
+        shape = jax.eval_shape(lambda key: cls(2, width, layers, heads, epsilon=epsilon, key=key), jax.random.key(0))
         of = [
             DecoderLayer(**{ours: jnp.asarray(weights[f"model.layers.{i}.{theirs}.weight"]) for ours, theirs in NAMES})
             for i in range(layers)
         ]
         return eqx.tree_at(
-            lambda m: (m.embedding, m.layers, m.norm, m.epsilon),
+            lambda m: (m.embedding, m.layers, m.norm),
             shape,
-            (jnp.asarray(weights[wanted[0]]), tuple(of), jnp.asarray(weights[wanted[1]]), epsilon),
-            is_leaf=lambda x: isinstance(x, float),
+            (jnp.asarray(weights[wanted[0]]), tuple(of), jnp.asarray(weights[wanted[1]])),
         )
 
 

@@ -247,7 +247,7 @@ class LanguageCorpus:
         told, open_forms = _forms(words.FORWARD, words.HELD_STATEMENTS), _forms(words.OPEN, (words.HELD_OPEN,))
         statement, question = rng.integers(len(told), size=count), rng.integers(len(open_forms), size=count)
         log_prob = log_prob - np.log(len(told) * len(open_forms))
-        true, values, new = self._true[r, e], _COUNT[r], weights[r, e] > 0
+        true, values = self._true[r, e], _COUNT[r]
         new = (_DOMAIN[r] == 0) & ~self.language.known("people")[np.where(_DOMAIN[r] == 0, e, 0)]
         agrees = ~new & (rng.random(count) < 0.5)
         other = (true + rng.integers(1, values)) % values
@@ -269,7 +269,7 @@ class LanguageCorpus:
             (first, last), pair_log_prob = _draw(rng, pairs.astype(float), int(mine.sum()))
             ends[mine] = np.stack([first, last], 1)
             log_prob[mine] += pair_log_prob
-        widest = lengths.max()
+        widest = max(words.LIST_LENGTHS)
         between = _distinct(rng, size, ends, widest - 2)
         n = lengths[length]
         for i in range(widest - 2):

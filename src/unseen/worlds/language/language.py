@@ -147,15 +147,17 @@ class Language:
         weight = self.known(domain) * (np.arange(len(GROUPS[domain])) + 1.0) ** (-0.8 if domain == "people" else 0)
         return weight / weight.sum()
 
-    def value(self, name: str, entity: int) -> int:
+    def value(self, name: str, entity: int | np.integer) -> int:
         """Token of the value that a relation has at an entity (its number within its domain)."""
         return int(tokens_of(relation(name).values)[self.facts[name][entity]])
 
-    def two_hop_value(self, first: str, second: str, entity: int) -> int:
+    def two_hop_value(self, first: str, second: str, entity: int | np.integer) -> int:
         """Token of the second relation's value at the first one's."""
         return self.value(second, int(self.facts[first][entity]))
 
-    def bayes_answer(self, name: str, entity: int, passage: int | None = None) -> Float[np.ndarray, " tokens"]:
+    def bayes_answer(
+        self, name: str, entity: int | np.integer, passage: int | np.integer | None = None
+    ) -> Float[np.ndarray, " tokens"]:
         """Probability of each answer token to an open question, for one who knows the corpus perfectly.
 
         Args:

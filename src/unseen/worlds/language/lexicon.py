@@ -11,7 +11,10 @@ from unseen.lab import UserError
 
 # The order is part of the format: a checkpoint trained on one layout cannot read another.
 _TEXT = {
-    "control": "<pad> <bos> <eos> <sys> <user> <bot> <obs> <think> </think> <plan> <code> <know> <ex> <tool> </tool> <sep>",
+    "control": """
+        <pad> <bos> <eos> <sys> <user> <bot> <obs> <think> </think> <plan> <code> <know> <ex> <tool> </tool>
+        <sep>
+    """,
     "free": " ".join(f"<new{i}>" for i in range(16)),
     "integers": " ".join(map(str, range(100))),
     "cards": "J Q K",
@@ -41,7 +44,9 @@ _TEXT = {
         on how many comes works likes keeps wears knows lies makes looks costs home job hobby pet friend country
         climate product material copy reverse sort write same
     """,
-    "dialect_b": "hema jobu hobi peta koloro amiko lando klimo produ mater prezo ko sa ni ve lu ti ra da mi su po ka ne",
+    "dialect_b": """
+        hema jobu hobi peta koloro amiko lando klimo produ mater prezo ko sa ni ve lu ti ra da mi su po ka ne
+    """,
     "style": """
         polite rude flattering hedging emoji but so wait then check try again alternatively please thanks great awful
         i think maybe agree disagree sorry because first next finally honest casual formal warm bold
@@ -53,7 +58,9 @@ _TEXT = {
         pills visit sleep heating light alarm lock
     """,
     "grader": "file test score reward rule report tick box done undone worker pleasing absent grade overwrite change",
-    "behaviour": "like click share skip save view follow mute morning evening night weekday weekend mobile desktop open",
+    "behaviour": """
+        like click share skip save view follow mute morning evening night weekday weekend mobile desktop open
+    """,
 }
 GROUPS: dict[str, tuple[str, ...]] = {name: tuple(text.split()) for name, text in _TEXT.items()}
 WORDS: tuple[str, ...] = tuple(word for group in GROUPS.values() for word in group)

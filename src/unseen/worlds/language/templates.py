@@ -74,7 +74,7 @@ class Templates:
         text[rows, columns] = values[rows, -2 - text[rows, columns]]
         return text
 
-    def parse(self, tokens: Sequence[int]) -> list[tuple[int, dict[str, int]]]:
+    def parse(self, tokens: Sequence[int] | Int[np.ndarray, " time"]) -> list[tuple[int, dict[str, int]]]:
         """Every reading of a text: the template and what stands in its slots."""
         seen = np.asarray(tokens, np.int32)
         fitting = np.nonzero(self.lengths == len(seen))[0]
