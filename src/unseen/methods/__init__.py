@@ -3,6 +3,7 @@
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.dissipative import DissipativeLoss
+from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
@@ -32,6 +33,7 @@ __all__ = [
     "AlphaStableState",
     "Augment",
     "DissipativeLoss",
+    "FullBatchRecipe",
     "GrokfastEMA",
     "GrokfastMA",
     "LabelNoiseSGD",
@@ -44,6 +46,7 @@ __all__ = [
     "average",
     "fisher_diagonal",
     "fisher_weighted",
+    "gradient_norm_penalty",
     "isotropic_alpha_stable",
     "label_preservation",
     "median_of_three",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +64,7 @@ def gradient_norm_penalty(
     def rule(objective: Callable[..., Array], model: PyTree, key: Any = None) -> PyTree:
         if blocks is None:
             return of_block(objective, model)
-        each = jax.vmap(lambda rows: of_block(functools.partial(objective, rows=rows), model))(blocks)
+        each = jax.vmap(lambda rows: of_block(lambda net: objective(net, rows), model))(blocks)
         return jax.tree.map(lambda g: g.mean(0), each)
 
     return rule
