@@ -21,7 +21,7 @@ class BayesMixture(eqx.Module):
     Everything is exact, by enumeration. Data enter as a *tally*: for every input the number of labels 1 minus the
     number of labels -1 seen there.
 
-    Source: Feder et al. (2025, arXiv 2506.07661), section 2.
+    Source: Feder et al. (2025, arXiv 2506.07661).
 
     Attributes:
         functions: values of every function at every input, -1 or 1.

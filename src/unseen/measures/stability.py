@@ -40,7 +40,7 @@ def coupled_stability(
     between test and train loss is at most L times its mean. Noise in the optimizer is shared if its random state
     follows from the start alone, as with `AlphaStableNoise` and `optax.add_noise`.
 
-    Source: Raj et al. (2023, arXiv 2301.11885), section 3; Hardt et al. (2016) for the coupling.
+    Source: Raj et al. (2023, arXiv 2301.11885). Hardt et al. (2016) for the coupling.
 
     Args:
         loss: (parameters, data) -> training loss.

@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from unseen.methods.streams import noise_stream
 
 Scalar = float | Float[Array, ""]
+# Single precision rounds pi up, where sine and cosine turn negative, and draws an exponential time of 0 once in 2^23.
+ALMOST_PI = 3.141592
+SOON = 6e-8
 
 
 def alpha_stable(key: PRNGKeyArray, alpha: Scalar, shape: Sequence[int] = ()) -> Float[Array, "..."]:
@@ -29,8 +32,8 @@ def alpha_stable(key: PRNGKeyArray, alpha: Scalar, shape: Sequence[int] = ()) ->
         shape: of the result.
     """
     angle_key, time_key = jax.random.split(key)
-    angle = jax.random.uniform(angle_key, tuple(shape), minval=-jnp.pi / 2, maxval=jnp.pi / 2)
-    time = jax.random.exponential(time_key, tuple(shape))
+    angle = jax.random.uniform(angle_key, tuple(shape), minval=-ALMOST_PI / 2, maxval=ALMOST_PI / 2)
+    time = jnp.maximum(jax.random.exponential(time_key, tuple(shape)), SOON)
     tilt = (jnp.cos((1 - alpha) * angle) / time) ** ((1 - alpha) / alpha)
     return jnp.sin(alpha * angle) / jnp.cos(angle) ** (1 / alpha) * tilt
 
@@ -51,8 +54,8 @@ def isotropic_alpha_stable(
     """
     angle_key, time_key, normal_key = jax.random.split(key, 3)
     half = alpha / 2
-    angle = jax.random.uniform(angle_key, tuple(shape), minval=1e-6, maxval=jnp.pi)
-    time = jax.random.exponential(time_key, tuple(shape))
+    angle = jax.random.uniform(angle_key, tuple(shape), minval=1e-6, maxval=ALMOST_PI)
+    time = jnp.maximum(jax.random.exponential(time_key, tuple(shape)), SOON)
     clock = jnp.sin(half * angle) / jnp.sin(angle) ** (1 / half)
     clock = clock * (jnp.sin((1 - half) * angle) / time) ** ((1 - half) / half)
     # At alpha = 2 the clock is 1; rounding near an angle of pi would say otherwise.
@@ -72,7 +75,7 @@ def AlphaStableNoise(
     """Adds alpha-stable noise to the updates; after `optax.sgd(rate)` with scale sigma rate^(1/alpha) it is the Euler
     scheme of dw = -grad F dt + sigma dL, where L is the alpha-stable Levy process.
 
-    Source: Raj et al. (2023, arXiv 2301.11885), section 2.
+    Source: Raj et al. (2023, arXiv 2301.11885).
 
     Args:
         alpha: tail index in (0, 2].

@@ -15,7 +15,7 @@ class DissipativeLoss(eqx.Module):
     The first part is bounded by 1 and not convex; the second makes the whole dissipative: <w, grad F(w)> grows at
     least like m |w|^2 - K.
 
-    Source: the conditions of Raj et al. (2023, arXiv 2301.11885), section 3; the loss is Geman and McClure's (1985).
+    Source: the conditions of Raj et al. (2023, arXiv 2301.11885). the loss is Geman and McClure's (1985).
 
     Attributes:
         pull: strength of the pull back to 0; with 0 the loss is flat far away.

@@ -76,7 +76,7 @@ def memorising_flat_solution(
     of the Hessian of the mean squared error is smallest, 4 sqrt(d + 1), where both layers are balanced,
     c = (d + 1)^(1/4); with normalised features it is 2.
 
-    Source: Wen et al. (2023, arXiv 2307.11007), theorems 4.1 (with bias) and 5.1 (normalised).
+    Source: Wen et al. (2023, arXiv 2307.11007), the constructions for both kinds of networks.
 
     Args:
         strings: different ones, of -1 and 1.
