@@ -82,8 +82,8 @@ def test_null_values_of_random_means():
 def test_report_is_the_definition_in_numpy(features):
     x, y = features
     w = np.random.default_rng(1).normal(size=(7, 5))
-    report = collapse_report(stream(x, y, 7, []), jnp.asarray(w, jnp.float32), minimum=30)
-    kept = [c for c in range(7) if (y == c).sum() >= 30]
+    report = collapse_report(stream(x, y, 7, []), jnp.asarray(w, jnp.float32), minimum=60)
+    kept = [c for c in range(7) if (y == c).sum() >= 60]
     assert 2 < len(kept) < 6 and report.classes == len(kept)
     means = np.stack([x[y == c].astype(float).mean(0) for c in kept])
     noise = np.array([x[y == c].astype(float).var(0).sum() for c in kept])

@@ -98,6 +98,8 @@ def test_without_the_control_the_claim_that_needs_it_says_so():
         (dict(tokens=100), "tokens"),
         (dict(checkpoints=10_000), "checkpoints"),
         (dict(checkpoints=0), "checkpoints"),
+        (dict(batch=0), "batch"),
+        (dict(measured=10), "measured"),
     ],
 )
 def test_bad_settings_are_named(bad, named):
