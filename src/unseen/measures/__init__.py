@@ -66,6 +66,12 @@ from unseen.measures.neural_collapse import (
 )
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
+from unseen.measures.parallelograms import (
+    closed_parallelograms,
+    effective_energy,
+    parallelogram_accuracy,
+    phase_of_run,
+)
 from unseen.measures.per_example_gradients import (
     PerExampleGradients,
     coherence,
@@ -105,6 +111,7 @@ __all__ = [
     "centre_cosine",
     "circuit_efficiency",
     "class_centres",
+    "closed_parallelograms",
     "closest_views",
     "coherence",
     "collapse_report",
@@ -115,6 +122,7 @@ __all__ = [
     "critical_fraction",
     "decisions_agree",
     "diversity_profile",
+    "effective_energy",
     "efficiency_crossing",
     "feature_diversity",
     "flip_divergence",
@@ -136,7 +144,9 @@ __all__ = [
     "normalized_score",
     "null_diversity",
     "overtraining_penalty",
+    "parallelogram_accuracy",
     "per_example_gradients",
+    "phase_of_run",
     "policy_evaluation",
     "positive_distance",
     "posterior_predictive",
