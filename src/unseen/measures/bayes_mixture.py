@@ -92,23 +92,30 @@ def regret_bound(weights: Float[Array, " radii"], samples: int, flip: float) -> 
 
 
 def count_functions(bits: int, width: int, draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """How often each Boolean function comes up among networks drawn from the prior, for `artifact`.
+    """How often each Boolean function comes up among networks drawn from the prior of `BooleanNets`, for `artifact`.
+
+    In NumPy, whose normal numbers are several times cheaper on a CPU than JAX's.
 
     Args:
         bits: up to 4.
         width: hidden units of the networks.
-        draws: rounded up to whole chunks; `counts` sums to what was drawn.
+        draws: number of networks.
         seed: of the draws.
     """
-    chunk = max(1, min(draws, 2**18 // width))
-    strings = jnp.asarray(bit_strings(bits))
-
-    def more(counts: Array, key: PRNGKeyArray) -> tuple[Array, None]:
-        return counts.at[BooleanNets(bits, width, chunk, key=key).functions(strings)].add(1), None
-
-    keys = jax.random.split(jax.random.key(seed), -(-draws // chunk))
-    counts, _ = jax.jit(lambda keys: jax.lax.scan(more, jnp.zeros(2 ** (2**bits), jnp.int32), keys))(keys)
-    return {"counts": np.asarray(counts)}
+    rng = np.random.Generator(np.random.SFC64(seed))
+    strings = bit_strings(bits)
+    with_one = np.concatenate([strings, np.ones_like(strings[:, :1])], 1)
+    counts = np.zeros(2 ** len(strings), np.int64)
+    chunk = max(1, 2**16 // width)  # hidden units of a chunk stay in the processor's cache
+    for start in range(0, draws, chunk):
+        count = min(chunk, draws - start)
+        hidden = with_one @ rng.standard_normal((bits + 1, count * width), np.float32)
+        np.maximum(hidden, 0, out=hidden)
+        readout = rng.standard_normal((count, width), np.float32)
+        outputs = np.einsum("pmw,mw->pm", hidden.reshape(-1, count, width), readout) / math.sqrt(width)
+        positive = outputs + rng.standard_normal(count, np.float32) > 0
+        np.add.at(counts, (1 << np.arange(len(strings))) @ positive, 1)
+    return {"counts": counts}
 
 
 def label_probability(outputs: Float[Array, "*shape"], flip: float, gain: float) -> Float[Array, "*shape"]:
