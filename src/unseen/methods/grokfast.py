@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int, PyTree
 
 from unseen.lab.errors import UserError
@@ -82,7 +83,8 @@ class GrokfastMA(optax.GradientTransformation):
     """Add a multiple of the mean of the last gradients to the gradient.
 
     g_hat = g + amplification * mean of the last `window` gradients, the present one included; nothing is added
-    before there are that many. It keeps them all: `window` times the memory of the parameters.
+    before there are that many. It keeps them all: `window` times the memory of the parameters. Under `jax.vmap`
+    all members must have seen equally many gradients.
 
     Source: Lee et al. (2024, arXiv 2405.20233), section 3, algorithm "Grokfast" (moving average), with its warm-up
     as in the official code. Their values: window 100 and amplification 5.
@@ -95,7 +97,7 @@ class GrokfastMA(optax.GradientTransformation):
         UserError: if the window is no whole number from 1 on.
     """
 
-    def __new__(cls, window: int = 100, amplification: Scalar = 5.0) -> GrokfastMA:
+    def __new__(cls, window: int | float = 100, amplification: Scalar = 5.0) -> GrokfastMA:
         """The transformation."""
         if window != int(window) or window < 1:
             raise UserError(f"window takes a whole number from 1 on, got {window}.")
@@ -107,9 +109,8 @@ class GrokfastMA(optax.GradientTransformation):
             return GradientWindow(past, zero, zero, jnp.zeros((), jnp.int32))
 
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-            place = state.count % length
-            oldest = jax.tree.map(lambda past: past[place], state.past)
-            past = jax.tree.map(lambda past, g: past.at[place].set(g), state.past, updates)
+            oldest = jax.tree.map(lambda past: _oldest(past, state.count), state.past)
+            past = jax.tree.map(lambda past, g: _replace_oldest(past, g, state.count), state.past, updates)
             # A running sum with compensation: rounding errors do not add up over a long training.
             add = jax.tree.map(lambda g, old, error: (g - old) - error, updates, oldest, state.error)
             total = jax.tree.map(jnp.add, state.total, add)
@@ -119,6 +120,39 @@ class GrokfastMA(optax.GradientTransformation):
             return filtered, GradientWindow(past, total, error, state.count + 1)
 
         return super().__new__(cls, init, update)
+
+
+@custom_vmap
+def _oldest(past: Float[Array, "length *shape"], count: Int[Array, ""]) -> Float[Array, "*shape"]:
+    """The entry of a ring that was written `length` gradients ago."""
+    return jax.lax.dynamic_index_in_dim(past, count % past.shape[0], 0, keepdims=False)
+
+
+@custom_vmap
+def _replace_oldest(
+    past: Float[Array, "length *shape"], new: Float[Array, "*shape"], count: Int[Array, ""]
+) -> Float[Array, "length *shape"]:
+    """The ring with its oldest entry replaced."""
+    return jax.lax.dynamic_update_index_in_dim(past, new, count % past.shape[0], 0)
+
+
+# Members of a population have seen equally many gradients, so that one place in the ring serves them all: an index
+# for each would make XLA copy whole rings at every update. Members that were stopped earlier are not advanced any
+# more, so the largest count is that of the others.
+
+
+@_oldest.def_vmap
+def _(size: int, batched: list[bool], past: Array, count: Array) -> tuple[Array, bool]:
+    past = past if batched[0] else jnp.broadcast_to(past, (size, *past.shape))
+    return jax.lax.dynamic_index_in_dim(past, jnp.max(count) % past.shape[1], 1, keepdims=False), True
+
+
+@_replace_oldest.def_vmap
+def _(size: int, batched: list[bool], past: Array, new: Array, count: Array) -> tuple[Array, bool]:
+    past, new = (
+        x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip((past, new), batched[:2], strict=True)
+    )
+    return jax.lax.dynamic_update_index_in_dim(past, new, jnp.max(count) % past.shape[1], 1), True
 
 
 def _exponential(alpha: Scalar, combine: Callable[[Array, Array], Array]) -> optax.GradientTransformation:
