@@ -1,5 +1,15 @@
 """Numbers that predict or explain generalization: functions of arrays."""
 
+from unseen.measures.automata import (
+    AutomatonExtraction,
+    count_states,
+    equivalent_states,
+    machine_size,
+    merge_states,
+    merger_pairs,
+    minimised,
+    state_spread,
+)
 from unseen.measures.bayes_mixture import (
     BayesMixture,
     count_functions,
@@ -85,6 +95,7 @@ from unseen.measures.weight_distance import track_weight_distance, weight_distan
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
+    "AutomatonExtraction",
     "BayesMixture",
     "ClosestViews",
     "CollapseReport",
@@ -118,12 +129,14 @@ __all__ = [
     "context_aware_value",
     "contrastive_error_bound",
     "count_functions",
+    "count_states",
     "coupled_stability",
     "critical_fraction",
     "decisions_agree",
     "diversity_profile",
     "effective_energy",
     "efficiency_crossing",
+    "equivalent_states",
     "feature_diversity",
     "flip_divergence",
     "forgetting",
@@ -136,7 +149,11 @@ __all__ = [
     "label_divergence",
     "label_probability",
     "linear_probe",
+    "machine_size",
     "memorization_score",
+    "merge_states",
+    "merger_pairs",
+    "minimised",
     "nearest_neighbours",
     "noise_covariance",
     "noise_spectrum",
@@ -156,6 +173,7 @@ __all__ = [
     "regret_bound",
     "return_range",
     "squared_loss_trace",
+    "state_spread",
     "success_rate",
     "successor_matrix",
     "track_weight_distance",

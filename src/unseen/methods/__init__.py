@@ -17,6 +17,7 @@ from unseen.methods.merging import (
     sequential_merge,
     task_arithmetic,
 )
+from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
 from unseen.methods.robust_gradients import (
     median_of_three,
     median_of_three_gradient,
@@ -32,11 +33,16 @@ __all__ = [
     "AlphaStableNoise",
     "AlphaStableState",
     "Augment",
+    "Axis",
+    "ClaimMap",
     "DissipativeLoss",
+    "ExplorationDesign",
     "FullBatchRecipe",
+    "GPSurrogate",
     "GrokfastEMA",
     "GrokfastMA",
     "LabelNoiseSGD",
+    "Multiverse",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
@@ -44,6 +50,7 @@ __all__ = [
     "alpha_stable",
     "amplify_fast",
     "average",
+    "claim_over_multiverse",
     "fisher_diagonal",
     "fisher_weighted",
     "gradient_norm_penalty",

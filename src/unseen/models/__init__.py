@@ -3,6 +3,7 @@
 from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
 from unseen.models.batched import Batched
 from unseen.models.boolean_nets import BooleanNets
+from unseen.models.choice_mlp import ChoiceMLP
 from unseen.models.conv_net import ConvNet
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
@@ -10,6 +11,7 @@ from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.relu_student import ReluStudent
+from unseen.models.string_tree import StreamingRNN, TreeReader
 from unseen.models.tiny_lm import TinyLM
 from unseen.models.toy_addition import ToyAdditionNet
 from unseen.models.transformer import Transformer
@@ -23,6 +25,7 @@ __all__ = [
     "Batched",
     "BooleanNets",
     "CategoricalPolicy",
+    "ChoiceMLP",
     "ConvNet",
     "DecisionTransformer",
     "EmbeddingMLP",
@@ -34,10 +37,12 @@ __all__ = [
     "Recurrent",
     "ReluStudent",
     "StackRNN",
+    "StreamingRNN",
     "TapeRNN",
     "TinyLM",
     "ToyAdditionNet",
     "Transformer",
+    "TreeReader",
     "TwoLayerFixedReadout",
     "XorNets",
     "layer_inputs",

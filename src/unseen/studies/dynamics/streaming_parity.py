@@ -246,7 +246,6 @@ class StreamingParity(Study):
             return two, ratio, count
 
         share, ratio, count = machines(0.5, 1.0)
-        said = "share {}, log ratio {}, {}"
         return judge(
             share,
             supported=share.low > 0.9 and ratio.low > math.log(2),
