@@ -299,7 +299,9 @@ class StreamingParity(Study):
                 if control.notnull().any():
                     at = float(e.longest.max()) + 0.45 + 0.25 * i
                     figures.dots(right, at, control, color=color, width=0.08)
-                    right.annotate("random\nlabels", (at, 0.52), ha="center", va="bottom", color=color, size=11)
+        if "control_share_of_states" in e:
+            right.axvline(float(e.longest.max()) + 0.3, color="0.5", ls=":", lw=1.5)
+            right.annotate("random\nlabels", (0.985, 0.42), xycoords="axes fraction", ha="right", color="0.3", size=12)
         left.axhline(0.5, color="0.5", ls=":", lw=1.5)
         left.set(ylabel=f"accuracy at length {self.tested_to:,}", ylim=(0.35, 1.03))
         left.set_title("Any length, or none")
