@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from unseen.lab import UserError
 from unseen.measures.neural_collapse import (
@@ -20,6 +20,8 @@ from unseen.measures.neural_collapse import (
     decisions_agree,
 )
 from unseen.measures.spectra import PowerLaw, power_law, squared_singular_values
+
+BLOCK = 8  # windows that the model reads at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +127,18 @@ def _load(directory: Path, *, with_tokenizer: bool) -> tuple[Any, Any]:
         raise UserError(
             f"Reading a checkpoint needs {missing.name}, which is not installed: pip install 'unseen[hf]'."
         ) from missing
+    said = transformers.utils.logging
+    bars = said.is_progress_bar_enabled()
+    said.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
         ).eval()
     except Exception as error:
         raise UserError(f"{str(directory)!r} is no causal language model that transformers reads: {error}") from error
+    finally:
+        if bars:
+            said.enable_progress_bar()
     if not with_tokenizer:
         return model, None
     try:
@@ -156,30 +164,34 @@ def _collapse(model: Any, tokenizer: Any, words: str, minimum: int, context: int
     cut = windows * 4 // 5
 
     @torch.inference_mode()
-    def hidden(row: Int[np.ndarray, " window"]) -> Any:
-        return model.base_model(torch.from_numpy(row[None, :-1])).last_hidden_state[0]
+    def read(block: slice) -> tuple[Float[Array, "tokens width"], Int[Array, " tokens"], float]:
+        """Features, classes and summed loss of a block of windows."""
+        ids = torch.from_numpy(rows[block])
+        features = model.base_model(ids[:, :-1]).last_hidden_state
+        scores = head(features).float()
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        flat = features.float().flatten(0, 1).numpy()
+        return jnp.asarray(flat), jnp.asarray(labels[block].reshape(-1)), float(loss)
 
     moments = StreamingClassMoments.empty(len(names), weight.shape[1])
-    update = jax.jit(StreamingClassMoments.update)
-    for row, label in zip(rows[:cut], labels[:cut], strict=True):
-        moments = update(moments, jnp.asarray(hidden(row).float().numpy()), jnp.asarray(label))
+    update, decide = jax.jit(StreamingClassMoments.update), jax.jit(decisions_agree)
+    for start in range(0, cut, BLOCK):
+        features, classes, _ = read(slice(start, min(start + BLOCK, cut)))
+        moments = update(moments, features, classes)
     kept = moments.count >= minimum
     if int(kept.sum()) < 2:
         most = int(moments.count.max())
         raise UserError(f"text takes at least two tokens that occur {minimum} times, got one of {most} times at most.")
-    agree, counted, losses = 0, 0, []
-    for row, label in zip(rows[cut:], labels[cut:], strict=True):
-        features = hidden(row)
-        with torch.inference_mode():
-            target = torch.from_numpy(row[1:])
-            losses.append(float(torch.nn.functional.cross_entropy(head(features).float(), target)))
-        mine = kept[jnp.asarray(label)]
-        found = decisions_agree(jnp.asarray(features.float().numpy()), moments.mean, classifier, kept)
-        agree, counted = agree + int((mine & found).sum()), counted + int(mine.sum())
+    agree, counted, loss = 0, 0, 0.0
+    for start in range(cut, windows, BLOCK):
+        features, classes, more = read(slice(start, start + BLOCK))
+        mine = kept[classes]
+        agree += int((mine & decide(features, moments.mean, classifier, kept)).sum())
+        counted, loss = counted + int(mine.sum()), loss + more
     report = collapse_report(moments, classifier, minimum=minimum)
     return TextCollapse(
         int(labels.size),
-        float(np.mean(losses)),
+        loss / labels[cut:].size,
         agree / counted if counted else float("nan"),
-        CollapseReport(*(jnp.asarray(x) for x in report)),
+        report,
     )
