@@ -103,18 +103,20 @@ def count_functions(bits: int, width: int, draws: int, seed: int = 0) -> dict[st
         seed: of the draws.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
-    strings = bit_strings(bits)
-    with_one = np.concatenate([strings, np.ones_like(strings[:, :1])], 1)
-    counts = np.zeros(2 ** len(strings), np.int64)
+    strings = 2**bits
+    counts = np.zeros(2**strings, np.int64)
     chunk = max(1, 2**16 // width)  # hidden units of a chunk stay in the processor's cache
     for start in range(0, draws, chunk):
         count = min(chunk, draws - start)
-        hidden = with_one @ rng.standard_normal((bits + 1, count * width), np.float32)
-        np.maximum(hidden, 0, out=hidden)
+        *weights, read = rng.standard_normal((bits + 1, count, width), np.float32)
+        read = read[None]
+        for weight in weights:  # strings grow bit by bit: each begins as two that differ in the next one
+            read = np.stack([read - weight, read + weight], 1).reshape(-1, count, width)
+        np.maximum(read, 0, out=read)
         readout = rng.standard_normal((count, width), np.float32)
-        outputs = np.einsum("pmw,mw->pm", hidden.reshape(-1, count, width), readout) / math.sqrt(width)
+        outputs = np.einsum("pmw,mw->pm", read, readout) / math.sqrt(width)
         positive = outputs + rng.standard_normal(count, np.float32) > 0
-        np.add.at(counts, (1 << np.arange(len(strings))) @ positive, 1)
+        counts += np.bincount((1 << np.arange(strings)) @ positive, minlength=counts.size)
     return {"counts": counts}
 
 

@@ -32,6 +32,11 @@ class GeneralizationDynamics(Study):
     three sizes of the first weights; beside it stands what random-matrix theory predicts before any data are drawn.
     Then ReLU students of growing width learn a noisy two-layer teacher by full-batch descent. Measured is the error on
     fresh noisy samples at all times; the control of every run is its own best moment, an oracle of early stopping.
+
+    What came out: all four claims hold. The closed form is 2% off in the median; where parameters equal examples the
+    simulation ends above it (14% at time 3,000), since the smallest eigenvalue of 200 inputs is a random number and
+    the theory an average. The ReLU students' final error has its peak at 20 to 50 units; the best mid-sized one is
+    the smallest, of 5 units, which cannot overfit, and 1,000 units are as good without any stopping.
     """
 
     dimension: int = 200  # N, inputs of the linear student

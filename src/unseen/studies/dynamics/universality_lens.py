@@ -45,6 +45,12 @@ class UniversalityLens(Study):
     dynamics, against networks that descend the same likelihood with and without the prior. The sign has no gradient,
     so there the label's probability is a steep sigmoid of the output, and the exact posterior comes from prior draws
     weighted by their likelihood.
+
+    What came out: all four claims hold. The theorem's bound is reached to a thousandth of a nat after 200 labels.
+    Under this prior only the two constants weigh 0.01 or more, so they alone are the simple truths, and sixteen times
+    the units cost 0.46 nats on them. The neighbourhood is a small gain in rank correlation, 0.51 against 0.46. Of the
+    distance of one descended network to the mixture the prior takes away most (0.16 to 0.01 nats), the ensemble of
+    Langevin samples the rest (0.002).
     """
 
     flip: float = 0.05  # probability with which a label is inverted
@@ -303,14 +309,15 @@ class UniversalityLens(Study):
             x, y = cell.minus_log_weight.isel(seed=0), cell.regret.mean("seed")
             left.plot(x, y, marker, ms=5, alpha=0.6, mew=0, color=color, label=f"{width} units")
         ends = [0, float(runs.minus_log_weight.where(np.isfinite(runs.minus_log_weight)).max())]
-        left.plot(ends, ends, "-", color="black", lw=1.2, label="the bound")
+        left.plot(ends, ends, "-", color="black", lw=1.2, label="minus log weight")
         reference = min(e.width.values, key=lambda w: abs(w - self.reference_width))
         x = runs.minus_log_weight.sel(width=reference).isel(seed=0)
         for style, control in zip(("--", ":"), e.control.values, strict=False):
             y = runs.control_regret.sel(control=control).mean("seed")
-            left.plot(x, y, style, color="0.45", lw=2, label=f"control: {control}")
+            left.plot(x, y, style, color="0.45", lw=2, label=f"control, {control}")
         left.set(xlabel="-log weight of the truth, nats", ylabel=f"regret after {self.samples} labels, nats")
-        left.legend(loc="lower right", markerscale=1.5)
+        left.set_ylim(top=1.5 * left.get_ylim()[1])
+        left.legend(loc="upper right", markerscale=1.5, ncols=2)
         left.set_title("The price of a truth is its weight")
 
         last = e.isel(step=-1)
