@@ -16,19 +16,20 @@ from scipy.spatial.distance import cdist
 from unseen.lab import UserError
 from unseen.measures.hypothesis_sampler import ChiSquareTail, HypothesisSampler
 
+Number = float | int | np.number
 Data = Float[np.ndarray, "examples features"]
 
 
 def inductive_bias_complexity(
-    error: float,
+    error: Number,
     *,
-    examples: float,
-    dimension: float,
-    radius: float,
-    resolution: float,
+    examples: Number,
+    dimension: Number,
+    radius: Number,
+    resolution: Number,
     classes: int,
     outputs: int | None = None,
-    bound: float = 1.0,
+    bound: Number = 1.0,
 ) -> float:
     """Information (bits) that a task demands beyond its training data, by the practical formula.
 
@@ -62,7 +63,7 @@ def inductive_bias_complexity(
     return float(free * (math.log2(precision) + gap / math.log(2)))
 
 
-def band_limited_functions(dimension: float, frequency: float) -> tuple[float, float]:
+def band_limited_functions(dimension: Number, frequency: Number) -> tuple[float, float]:
     """Highest degree and number of spherical harmonics in `dimension` dimensions up to a frequency, continued to
     real numbers: degree K with K (K + dimension - 1) = frequency^2."""
     degree = (math.sqrt((dimension - 1) ** 2 + 4 * frequency**2) - (dimension - 1)) / 2
@@ -71,13 +72,13 @@ def band_limited_functions(dimension: float, frequency: float) -> tuple[float, f
 
 
 def pomdp_difficulty(
-    error: float,
+    error: Number,
     *,
     observed: int,
     frames: int = 1,
     actions: int = 1,
-    examples: float = 10_000,
-    resolution: float = 1e-3,
+    examples: Number = 10_000,
+    resolution: Number = 1e-3,
 ) -> float:
     """Information (bits) that a control task demands whose agent sees `frames` observations of `observed` numbers.
 
@@ -126,7 +127,7 @@ def intrinsic_dimension(inputs: Data, neighbours: int = 5) -> float:
 
 
 def class_resolution(
-    inputs: Data, labels: Int[np.ndarray, " examples"], tail: float = 5e-4, pairs: float | None = None
+    inputs: Data, labels: Int[np.ndarray, " examples"], tail: float = 5e-4, pairs: Number | None = None
 ) -> float:
     """Smallest distance between points of different classes, by an extreme-value fit to the nearest pairs.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from unseen.lab import artifact
-from unseen.models.feature_net import FeatureNet
+from unseen.models.feature_net import Dense, FeatureNet, PatchEmbedding
 from unseen.models.transformer import Transformer
 from unseen.worlds.clusters.shapes import CAPTION_LENGTH, VOCABULARY, Factors, ShapeScenes
 
@@ -21,8 +23,9 @@ from unseen.worlds.clusters.shapes import CAPTION_LENGTH, VOCABULARY, Factors, S
 class TinyCLIP(eqx.Module):
     """Images and captions as unit vectors of one space (Radford et al., 2021), for `ShapeScenes`.
 
-    The image encoder cuts a 16x16 picture into 16 patches; the text encoder is a two-layer transformer whose
-    outputs are averaged over the words. About 0.15 million parameters.
+    The image encoder embeds the 16 patches of a picture alike and mixes them by two dense layers (as a transformer
+    over patches it would cost ten times as much and learn shapes later); the text encoder is a two-layer
+    transformer whose outputs are averaged over the words. About 0.2 million parameters.
 
     Example:
         >>> model = TinyCLIP.pretrained(seed=0)
@@ -46,7 +49,6 @@ class TinyCLIP(eqx.Module):
         resolution: int = 16,
         width: int = 64,
         embedding: int = 64,
-        image_blocks: int = 1,
         text_layers: int = 2,
         tokens: int = len(VOCABULARY),
     ):
@@ -55,10 +57,14 @@ class TinyCLIP(eqx.Module):
         Raises:
             UserError: if the width is no multiple of 4 (attention heads).
         """
-        a, b = jax.random.split(key)
-        self.image = FeatureNet.vision_transformer(
-            resolution, 3, embedding, patch=resolution // 4, width=width, blocks=image_blocks, key=a
+        a, b, c, d, e = jax.random.split(key, 5)
+        patches = 16 * (width // 2)
+        trunk = (
+            PatchEmbedding(resolution, 3, resolution // 4, width // 2, key=a),
+            Dense(patches, 2 * width, flatten=True, key=b),
+            Dense(2 * width, 2 * width, key=c),
         )
+        self.image = FeatureNet(trunk, (eqx.nn.Linear(2 * width, embedding, key=d),))
         self.text = Transformer(
             tokens,
             width,
@@ -67,7 +73,7 @@ class TinyCLIP(eqx.Module):
             positions="learned",
             max_time=CAPTION_LENGTH,
             causal=False,
-            key=b,
+            key=e,
         )
         self.log_scale = jnp.log(jnp.asarray(10.0))
 
@@ -163,23 +169,19 @@ def pretrain(
     shuffled: bool,
 ) -> dict[str, np.ndarray]:
     """Trains one `TinyCLIP`; its arrays in the order of its leaves. See `TinyCLIP.pretrained`."""
-    world = ShapeScenes(held_out=tuple(held_out))
-    rates = {name: jnp.asarray(rate, jnp.float32) for name, rate in mention.items()}
-    leaves = _train(jax.random.key(seed), rates, learning_rate, world, factors, steps, batch, width, shuffled)
+    scene = {"factors": factors, "held_out": list(held_out)}
+    run = _trainer(steps, batch, learning_rate, width, shuffled, json.dumps(scene))
+    leaves = run(jax.random.key(seed), {name: jnp.asarray(rate, jnp.float32) for name, rate in mention.items()})
     return {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
 
 
-def _train(
-    key: PRNGKeyArray,
-    mention: Mapping[str, Array],
-    learning_rate: float,
-    world: ShapeScenes,
-    factors: Factors,
-    steps: int,
-    batch: int,
-    width: int,
-    shuffled: bool,
-) -> list[Array]:
+@functools.cache
+def _trainer(
+    steps: int, batch: int, learning_rate: float, width: int, shuffled: bool, scene: str
+) -> Callable[[PRNGKeyArray, Mapping[str, Array]], list[Array]]:
+    """The compiled training run, which all seeds and rates of mention share."""
+    known = json.loads(scene)
+    world = ShapeScenes(held_out=tuple(known["held_out"]))
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(50, steps // 2), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
@@ -191,7 +193,7 @@ def _train(
         def step(carry: Any, i: Array) -> tuple[Any, None]:
             arrays, state = carry
             draw, mix = jax.random.split(jax.random.fold_in(key, i))
-            images, words, _ = world.sample(draw, batch, factors, mention=mention)
+            images, words, _ = world.sample(draw, batch, known["factors"], mention=mention)
             words = jax.random.permutation(mix, words) if shuffled else words
             gradient = jax.grad(lambda a: eqx.combine(a, rest).loss(images, words))(arrays)
             updates, state = optimizer.update(gradient, state)
@@ -200,7 +202,7 @@ def _train(
         (arrays, _), _ = jax.lax.scan(step, (arrays, optimizer.init(arrays)), jnp.arange(steps))
         return jax.tree.leaves(arrays)
 
-    return run(key, dict(mention))
+    return run
 
 
 def _unit(x: Float[Array, "*batch embedding"]) -> Float[Array, "*batch embedding"]:

@@ -194,6 +194,11 @@ class GeneralizationDifficulty(Study):
         holds = np.logical_and.reduce([step.values for step in steps.values()])
         share = proportion_interval(int(holds.sum()), holds.size)
         note = ", ".join(f"{name}: {int(step.sum())} of {holds.size}" for name, step in steps.items())
+        full_bits = pomdp_difficulty(self.target, observed=4, examples=self.examples)
+        above = [
+            int(n) for n in e.cartpole_frames.values if float(e.control_bits.sel(cartpole_frames=n).max()) > full_bits
+        ]
+        note += f"; by the control formula, from the numbers observed alone, above with {above} frames"
         return judge(share, supported=share.estimate >= 0.95, refuted=share.estimate <= 0.5, note=note)
 
     @claim("formula-faithful")
@@ -214,8 +219,8 @@ class GeneralizationDifficulty(Study):
         def margin(d: xr.Dataset) -> float:
             return correlation(d, "bits") - max(correlation(d, "input_dimension"), correlation(d, "class_number"))
 
-        gain = bootstrap_interval(margin, data)
-        own = bootstrap_interval(lambda d: correlation(d, "bits"), data)
+        gain = bootstrap_interval(margin, data, resamples=1_000)
+        own = bootstrap_interval(lambda d: correlation(d, "bits"), data, resamples=1_000)
         return judge(
             gain,
             supported=gain.low > 0 and own.low > 0.5,
