@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unseen.models import ToyAdditionNet
+from unseen.models.toy_addition import NearestAnswer
 
 NET = ToyAdditionNet(6, 5, key=jax.random.key(0), dimension=2, widths=(8, 7))
 
@@ -28,3 +29,11 @@ def test_first_values():
     assert float(jnp.abs(wide.embedding).max()) <= 0.5
     assert float(jnp.abs(wide.weights[1]).max()) <= 1 / 20
     assert np.isclose(float(wide.weights[1].std()), 1 / 20 / np.sqrt(3), rtol=0.02)
+
+
+def test_distances_to_answers_by_hand():
+    answers = jax.random.normal(jax.random.key(2), (11, 5))
+    eye = jnp.eye(6)
+    out = NET(eye[2], eye[5])
+    expected = [-np.mean((np.asarray(out) - np.asarray(a)) ** 2) for a in answers]
+    np.testing.assert_allclose(NearestAnswer(NET)(eye[2], eye[5], answers), expected, rtol=1e-5)

@@ -54,3 +54,23 @@ class ToyAdditionNet(eqx.Module):
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = jnp.tanh(x @ weight + bias)
         return x @ self.weights[-1] + self.biases[-1]
+
+
+class NearestAnswer(eqx.Module):
+    """A network whose outputs are compared with given answers: the nearest one is what it says.
+
+    Attributes:
+        net: from the operands to a vector.
+    """
+
+    net: ToyAdditionNet
+
+    def __call__(
+        self,
+        left: Float[Array, "*#batch symbols"],
+        right: Float[Array, "*#batch symbols"],
+        answers: Float[Array, "sums width"],
+    ) -> Float[Array, "*#batch sums"]:
+        """Minus the mean squared distance to each answer, as logits of a kind."""
+        out = self.net(left, right)[..., None, :]
+        return -jnp.square(out - answers).mean(-1)

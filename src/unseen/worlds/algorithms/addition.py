@@ -33,11 +33,11 @@ class SumPairs(eqx.Module):
     answers: Float[Array, "sums width"]
 
     @property
-    def inputs(self) -> tuple[Float[Array, "pairs symbols"], Float[Array, "pairs symbols"]]:
-        """Both symbols as one-hot vectors."""
+    def inputs(self) -> tuple[Float[Array, "pairs symbols"], Float[Array, "pairs symbols"], Float[Array, "sums width"]]:
+        """Both symbols as one-hot vectors, and all answers that there are."""
         one_hot = np.eye(self.size, dtype=np.float32)
         left, right = np.argwhere(np.triu(np.ones((self.size, self.size), bool))).T
-        return jnp.asarray(one_hot[left]), jnp.asarray(one_hot[right])
+        return jnp.asarray(one_hot[left]), jnp.asarray(one_hot[right]), self.answers
 
 
 @dataclasses.dataclass(frozen=True)
