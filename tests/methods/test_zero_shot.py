@@ -12,7 +12,7 @@ def population(world):
 
 
 def test_two_stages_by_hand():
-    # Input 0 always comes with caption 0, input 1 with both alike; caption 0 is a prompt of label 0 three times in four.
+    # Input 0 always comes with caption 0, input 1 with both alike; caption 0 is always the prompt of label 0.
     rule = TwoStageZeroShot.fit(jnp.array([[8.0, 0.0], [2.0, 2.0]]), jnp.array([[3.0, 0.0], [1.0, 2.0]]))
     # With equal priors caption 0 says label 0 with 1 / (1 + 1/3) = 3/4.
     assert np.allclose(rule(), [[0.75, 0.25], [0.375, 0.625]])
@@ -20,7 +20,9 @@ def test_two_stages_by_hand():
 
 def test_what_was_never_seen_falls_back():
     rule = TwoStageZeroShot.fit(
-        jnp.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]]), jnp.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]]), jnp.array([0.2, 0.8])
+        jnp.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]]),
+        jnp.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]]),
+        jnp.array([0.2, 0.8]),
     )
     assert np.allclose(rule.captions[1], [0.25, 0.75, 0.0])
     assert np.allclose(rule.labels[2], [0.2, 0.8])

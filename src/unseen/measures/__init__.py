@@ -59,6 +59,15 @@ from unseen.measures.hypersphere import (
     positive_distance,
     unit,
 )
+from unseen.measures.hypothesis_sampler import ChiSquareTail, HypothesisSampler, LogNormalTail
+from unseen.measures.inductive_bias import (
+    class_resolution,
+    inductive_bias_complexity,
+    inductive_bias_kernel,
+    inductive_bias_network,
+    intrinsic_dimension,
+    pomdp_difficulty,
+)
 from unseen.measures.ledger import (
     ExampleLedger,
     ForgettingEvents,
@@ -90,6 +99,7 @@ from unseen.measures.per_example_gradients import (
     per_example_gradients,
 )
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
+from unseen.measures.residual_dependence import prompt_bias, residual_dependence
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
@@ -97,6 +107,7 @@ from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 __all__ = [
     "AutomatonExtraction",
     "BayesMixture",
+    "ChiSquareTail",
     "ClosestViews",
     "CollapseReport",
     "Concentration",
@@ -107,8 +118,10 @@ __all__ = [
     "ExampleLedger",
     "ForgettingEvents",
     "GeneralizationMatrix",
+    "HypothesisSampler",
     "Ledger",
     "LinearProbe",
+    "LogNormalTail",
     "NearestCentre",
     "PerExampleGradients",
     "StreamingClassMoments",
@@ -122,6 +135,7 @@ __all__ = [
     "centre_cosine",
     "circuit_efficiency",
     "class_centres",
+    "class_resolution",
     "closed_parallelograms",
     "closest_views",
     "coherence",
@@ -146,6 +160,10 @@ __all__ = [
     "frozen_subspace",
     "hyperspherical_energy",
     "hypothesis_weight",
+    "inductive_bias_complexity",
+    "inductive_bias_kernel",
+    "inductive_bias_network",
+    "intrinsic_dimension",
     "label_divergence",
     "label_probability",
     "linear_probe",
@@ -165,12 +183,15 @@ __all__ = [
     "per_example_gradients",
     "phase_of_run",
     "policy_evaluation",
+    "pomdp_difficulty",
     "positive_distance",
     "posterior_predictive",
+    "prompt_bias",
     "prune_by_forgetting",
     "random_moments",
     "regret",
     "regret_bound",
+    "residual_dependence",
     "return_range",
     "squared_loss_trace",
     "state_spread",

@@ -26,6 +26,7 @@ from unseen.methods.robust_gradients import (
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
 from unseen.methods.temporal_augmentation import TemporalAugmentation
+from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 
 __all__ = [
     "SAM",
@@ -46,6 +47,7 @@ __all__ = [
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
+    "TwoStageZeroShot",
     "activation_gram",
     "alpha_stable",
     "amplify_fast",
@@ -64,6 +66,7 @@ __all__ = [
     "regmean_plus_plus",
     "sequential_merge",
     "sqrt_lr_scaling",
+    "supervised_average",
     "task_arithmetic",
     "winsorized_gradient",
     "winsorized_mean",

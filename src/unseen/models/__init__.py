@@ -4,9 +4,11 @@ from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
 from unseen.models.batched import Batched
 from unseen.models.boolean_nets import BooleanNets
 from unseen.models.choice_mlp import ChoiceMLP
+from unseen.models.clip import TinyCLIP
 from unseen.models.conv_net import ConvNet
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
+from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
@@ -32,6 +34,7 @@ __all__ = [
     "FeatureNet",
     "GaussianPolicy",
     "GhostBatchNorm",
+    "MatrixConvNet",
     "PairTransformer",
     "QuadraticMLP",
     "Recurrent",
@@ -39,6 +42,7 @@ __all__ = [
     "StackRNN",
     "StreamingRNN",
     "TapeRNN",
+    "TinyCLIP",
     "TinyLM",
     "ToyAdditionNet",
     "Transformer",

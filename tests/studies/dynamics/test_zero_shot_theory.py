@@ -19,24 +19,33 @@ def evidence(pairs=-1.0, prompts=-1.0, floor=0.02, gaps=(0.4, 0.3, 0.2, 0.05), s
     dependence = np.random.default_rng(1).uniform(0, 0.3, 60)
     shape = (2, 2, 60)
     excess = np.stack([error, error + floor])[None, :, None] * wobble[None, None, :, None]
+    gap = np.array(gaps)[:, None, None] + 0.01 * np.arange(4)[:, None] * (np.arange(4)[:, None, None] == 1) + 0 * SEEDS
+
+    def over(name: str, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        return ("dependence", "distortion", "seed", name), np.broadcast_to(values, (*shape, 7))
+
     return xr.Dataset(
         {
             "independent_excess": ("seed", np.full(60, zero)),
             "residual_dependence": ("seed", dependence),
             "dependent_excess": ("seed", dependence + spread * NOISE),
-            "pair_error": (("dependence", "distortion", "seed", "pairs"), np.broadcast_to(n**pairs * wobble[:, None], (*shape, 7))),
-            "prompt_error": (("dependence", "distortion", "seed", "prompts"), np.broadcast_to(error * wobble[:, None], (*shape, 7))),
-            "prompt_excess": (("dependence", "distortion", "seed", "prompts"), np.broadcast_to(excess, (*shape, 7))),
-            "supervised_excess": (("dependence", "distortion", "seed", "prompts"), np.broadcast_to(excess, (*shape, 7))),
+            "pair_error": over("pairs", n**pairs * wobble[:, None]),
+            "prompt_error": over("prompts", error * wobble[:, None]),
+            "prompt_excess": over("prompts", excess),
+            "supervised_excess": over("prompts", excess),
             "probe_accuracy": (("mention", "encoder", "seed"), np.full((4, 4, 60), 0.9)),
-            "zero_shot_accuracy": (
-                ("mention", "encoder", "seed"),
-                0.9 - np.array(gaps)[:, None, None] - 0.01 * np.arange(4)[:, None] * (np.arange(4)[:, None, None] == 1) + 0 * SEEDS,
-            ),
+            "zero_shot_accuracy": (("mention", "encoder", "seed"), 0.9 - gap),
         },
-        {"dependence": [0.0, 0.3], "distortion": [0.0, 0.5], "seed": SEEDS, "pairs": n, "prompts": m,
-         "mention": [0.0, 0.25, 0.5, 1.0], "encoder": range(4)},
-    )  # fmt: skip
+        {
+            "dependence": [0.0, 0.3],
+            "distortion": [0.0, 0.5],
+            "seed": SEEDS,
+            "pairs": n,
+            "prompts": m,
+            "mention": [0.0, 0.25, 0.5, 1.0],
+            "encoder": range(4),
+        },
+    )
 
 
 def judged(claim, e):

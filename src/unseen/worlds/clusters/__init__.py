@@ -1,9 +1,11 @@
 """Worlds of labelled examples whose distribution shifts."""
 
 from unseen.worlds.clusters.boolean import BooleanTruth, NoisyBits, bit_strings, boolean_functions
+from unseen.worlds.clusters.captions import CaptionTriples
 from unseen.worlds.clusters.digit_split import Digits, DigitSplit
 from unseen.worlds.clusters.digits import DigitContext, DigitDomains
 from unseen.worlds.clusters.labelled import LabelledImages
+from unseen.worlds.clusters.shapes import ShapeScenes
 from unseen.worlds.clusters.teacher import (
     Lesson,
     TeacherStudent,
@@ -18,6 +20,7 @@ from unseen.worlds.clusters.xor import BooleanXor, XorClusters, XorData, span_ba
 __all__ = [
     "BooleanTruth",
     "BooleanXor",
+    "CaptionTriples",
     "DigitContext",
     "DigitDomains",
     "DigitSplit",
@@ -26,6 +29,7 @@ __all__ = [
     "Lesson",
     "NoisyBits",
     "Regression",
+    "ShapeScenes",
     "TeacherNetwork",
     "TeacherStudent",
     "XorClusters",
