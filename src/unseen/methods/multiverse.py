@@ -96,9 +96,8 @@ class Multiverse:
 
         if count < 1:
             raise UserError(f"count takes a whole number from 1 on, got {count}.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of counts that are no power of two
-            units = qmc.Sobol(len(self.axes), rng=np.random.default_rng(seed)).random(count)
+        power = max(int(np.ceil(np.log2(count))), 0)  # what balances the sequence
+        units = qmc.Sobol(len(self.axes), rng=np.random.default_rng(seed)).random_base2(power)[:count]
         return {axis.name: axis.at(units[:, i]) for i, axis in enumerate(self.axes)}
 
     def points(self, settings: dict[str, Any]) -> Points:
