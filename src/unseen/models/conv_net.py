@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from unseen.lab import UserError
 
-Maps = Float[Array, "batch height width channels"]
+Maps = Float[Array, "batch _ _ _"]  # rows, columns, channels
 
 
 class ConvNet(eqx.Module):
@@ -99,14 +99,16 @@ class ConvNet(eqx.Module):
         return self.read(self.maps(images))
 
 
-def patches(maps: Maps) -> Float[Array, "batch height width taps"]:
+def patches(maps: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width taps"]:
     """The 3x3 surroundings of every position, zero outside: nine shifted copies side by side."""
     _, height, width, _ = maps.shape
     padded = jnp.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return jnp.concatenate([padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)], -1)
 
 
-def max_pool(maps: Maps) -> Float[Array, "batch half_height half_width channels"]:
+def max_pool(
+    maps: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch half_height half_width channels"]:
     """Maximum over 2x2 squares; an odd last row or column is left out."""
     rows, columns = maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2
     inner = maps[:, :rows, :columns]
