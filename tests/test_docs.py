@@ -18,6 +18,7 @@ def test_components_run_as_they_stand(capsys):
     assert len(capsys.readouterr().out.splitlines()) >= 4
 
 
+@pytest.mark.slow
 def test_measures_of_three_frameworks_run_as_they_stand(capsys):
     """And they tell of networks that have learned: what comes out is in the range of what digits give."""
     for package in ("flax", "torch", "sklearn"):
