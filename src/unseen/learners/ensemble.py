@@ -24,7 +24,6 @@ def ensemble(learner: Learner, members: int, data: Callable[[PRNGKeyArray], Any]
         members: number of networks.
         data: key -> the dataset of a seed.
     """
-    apart = Training(0, 0, 0, None, 0)  # axes: all but the data
 
     def init(key: PRNGKeyArray) -> Training:
         def start(key: PRNGKeyArray) -> Training:
@@ -33,7 +32,12 @@ def ensemble(learner: Learner, members: int, data: Callable[[PRNGKeyArray], Any]
         return _with_data(jax.vmap(start)(jax.random.split(key, members)), data(key))
 
     def over(function: Callable[[Training], Any]) -> Callable[[Training], Any]:
-        return jax.vmap(function, in_axes=(apart,))
+        """The function of every member, with the one dataset closed over."""
+
+        def all_members(state: Training) -> Any:
+            return jax.vmap(lambda one: function(_with_data(one, state.data)))(_with_data(state, None))
+
+        return all_members
 
     def advance(state: Training) -> Training:
         after = over(lambda one: _with_data(learner.advance(one), None))(state)

@@ -312,7 +312,8 @@ class ExactInductiveBias(Study):
             grid = xr.DataArray(factors, {"step": factors}, "step") * self.wanted(e) / self.target
             figures.curve(left, self.nats(losses, grid, over), label=names[name], color=color)
         left.set(yscale="log", xlabel="wanted loss, in losses of the ConvNet", ylabel="information needed (nats)")
-        left.legend(fontsize=10)
+        if shown:
+            left.legend(fontsize=10)
         left.set_title("What each class lacks")
 
         needed = self.nats(e.dimension_loss, xr.DataArray(self.level), "draw").rename(dimension="step")
