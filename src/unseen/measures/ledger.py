@@ -25,7 +25,8 @@ class Ledger(eqx.Module):
         forgotten: number of forgetting events, changes from right to wrong between two presentations in a row.
         presented: number of presentations.
         right: whether the last presentation found it right.
-        margin: at the last presentation, the target's logit minus the largest other; NaN before the first.
+        margin: at the last presentation, the target's logit minus the largest other; minus infinity before
+            the first (NaN would count as divergence).
         update: number of updates so far.
     """
 
@@ -58,7 +59,7 @@ class ExampleLedger:
     def empty(self, examples: int) -> Ledger:
         """The notes before training."""
         zero = jnp.zeros(examples)
-        return Ledger(zero + jnp.inf, zero, zero, zero > 0, zero + jnp.nan, jnp.zeros((), jnp.int32))
+        return Ledger(zero + jnp.inf, zero, zero, zero > 0, zero - jnp.inf, jnp.zeros((), jnp.int32))
 
     def init(self, data: Any) -> Ledger:
         """The notes before training on an `Examples`."""
