@@ -91,6 +91,7 @@ from unseen.measures.parallelograms import (
     parallelogram_accuracy,
     phase_of_run,
 )
+from unseen.measures.pathways import local_grokking_onset, pathway_consistency, pathway_distance, router_pathways
 from unseen.measures.per_example_gradients import (
     PerExampleGradients,
     coherence,
@@ -167,6 +168,7 @@ __all__ = [
     "label_divergence",
     "label_probability",
     "linear_probe",
+    "local_grokking_onset",
     "machine_size",
     "memorization_score",
     "merge_states",
@@ -180,6 +182,8 @@ __all__ = [
     "null_diversity",
     "overtraining_penalty",
     "parallelogram_accuracy",
+    "pathway_consistency",
+    "pathway_distance",
     "per_example_gradients",
     "phase_of_run",
     "policy_evaluation",
@@ -193,6 +197,7 @@ __all__ = [
     "regret_bound",
     "residual_dependence",
     "return_range",
+    "router_pathways",
     "squared_loss_trace",
     "state_spread",
     "success_rate",

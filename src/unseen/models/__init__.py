@@ -13,6 +13,7 @@ from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.relu_student import ReluStudent
+from unseen.models.sparse_moe import SparseMoE
 from unseen.models.string_tree import StreamingRNN, TreeReader
 from unseen.models.tiny_lm import TinyLM
 from unseen.models.toy_addition import ToyAdditionNet
@@ -39,6 +40,7 @@ __all__ = [
     "QuadraticMLP",
     "Recurrent",
     "ReluStudent",
+    "SparseMoE",
     "StackRNN",
     "StreamingRNN",
     "TapeRNN",
