@@ -235,7 +235,9 @@ class ExactInductiveBias(Study):
 
     def wanted(self, e: xr.Dataset, network: str = "conv", task: str = "digits") -> xr.DataArray:
         """Target loss of every seed: that of a kind of network, times `target`."""
-        return self.target * e.test_loss.sel(network=network, task=task, drop=True).isel(step=-1).mean("member")
+        return self.target * e.test_loss.sel(network=network, task=task, drop=True).isel(step=-1).mean(
+            "member", skipna=False
+        )
 
     def nats(self, losses: xr.DataArray, target: xr.DataArray, over: str, family: Any = ChiSquareTail) -> xr.DataArray:
         """Information from a sample of losses along a dimension; NaN where a loss is."""
