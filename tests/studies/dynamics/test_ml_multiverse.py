@@ -32,7 +32,7 @@ def evidence(best_adam=0.9, gap=0.3, noise=0.003) -> xr.Dataset:
             "batch_final_accuracy": (("batch", "batch_setting", "seed"), runs[1]),
         },
         coords,
-    )
+    ).map(lambda runs: runs.astype(np.float32))  # as JAX gives them
 
 
 def outcome(claim, e):

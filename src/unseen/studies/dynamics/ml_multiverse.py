@@ -182,10 +182,10 @@ class MlMultiverse(Study):
                 )[list(self.setting)]
                 for name in self.optimizer
             ]
-            outcomes = e.final_accuracy.transpose("optimizer", "setting", "seed").values
+            outcomes = e.final_accuracy.transpose("optimizer", "setting", "seed").values.astype(float)
             found["optimizer"] = np.concatenate(points), outcomes.reshape(-1, e.seed.size)
         points = [self.batch_space.points(self.batch_settings(size))[list(self.batch_setting)] for size in self.batch]
-        outcomes = e.batch_final_accuracy.transpose("batch", "batch_setting", "seed").values
+        outcomes = e.batch_final_accuracy.transpose("batch", "batch_setting", "seed").values.astype(float)
         found["batch"] = np.concatenate(points), outcomes.reshape(-1, e.seed.size)
         return found
 
