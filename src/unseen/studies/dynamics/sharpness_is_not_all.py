@@ -60,7 +60,7 @@ class SharpnessIsNotAll(Study):
         seeds=2,
         radius=(0.0, 0.1),
     )
-    paper = dict(bits=100, samples=300, hidden=500, steps=1_000_000, normalised_steps=2_000_000, every=50_000)
+    paper = dict(bits=100, samples=250, hidden=500, steps=1_000_000, normalised_steps=2_000_000, every=50_000)
     watch = ("train_loss", "test_accuracy")
 
     def check(self) -> None:
