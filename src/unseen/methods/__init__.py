@@ -7,6 +7,7 @@ from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
+from unseen.methods.memorization import MAT, CrossRiskHeldOut, HeldOut, Unshifted, logit_shift
 from unseen.methods.merging import (
     activation_gram,
     average,
@@ -29,6 +30,7 @@ from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 
 __all__ = [
+    "MAT",
     "SAM",
     "SGLD",
     "AlphaStableNoise",
@@ -36,18 +38,21 @@ __all__ = [
     "Augment",
     "Axis",
     "ClaimMap",
+    "CrossRiskHeldOut",
     "DissipativeLoss",
     "ExplorationDesign",
     "FullBatchRecipe",
     "GPSurrogate",
     "GrokfastEMA",
     "GrokfastMA",
+    "HeldOut",
     "LabelNoiseSGD",
     "Multiverse",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
     "TwoStageZeroShot",
+    "Unshifted",
     "activation_gram",
     "alpha_stable",
     "amplify_fast",
@@ -58,6 +63,7 @@ __all__ = [
     "gradient_norm_penalty",
     "isotropic_alpha_stable",
     "label_preservation",
+    "logit_shift",
     "median_of_three",
     "median_of_three_gradient",
     "memorising_flat_solution",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -208,15 +209,15 @@ class CoherentGradients(Study):
     def figure(self, e: xr.Dataset) -> Any:
         fig, (left, right) = figures.panels(2, height=4.4)
         labels = {0.0: "real labels", 1.0: "random labels"}
+        edges = np.linspace(0, 1, 41)
         for color, noise in zip(figures.COLORS, e.noise.values, strict=False):
-            runs = e.sel(noise=noise).isel(step=slice(1, None))
+            runs = e.sel(noise=noise)
+            curve = by_fit(runs.train_accuracy, runs.coherence, edges).dropna("fit", how="all")
             name = labels.get(float(noise), f"{noise:.0%} random")
-            for seed in runs.seed:
-                one = runs.sel(seed=seed)
-                left.plot(one.train_accuracy, one.coherence, color=color, alpha=0.25, lw=1)
-            left.plot([], [], color=color, label=name)
+            if curve.fit.size:
+                figures.curve(left, curve, x="fit", color=color, label=name)
         left.axhline(1, color="black", ls="--", lw=1.2)
-        left.annotate("orthogonal", (1.0, 1.12), ha="right", size=11)
+        left.annotate("orthogonal", (0.02, 1.12), size=11)
         left.axvspan(0.5, 0.75, color="0.5", alpha=0.12, lw=0)
         left.set(yscale="log", xlabel="share of training labels fitted", ylabel="scaled coherence of gradients")
         left.set_title("How far examples agree")
@@ -251,6 +252,12 @@ def fits(model: Batched, data: DigitSplit) -> dict[str, Array]:
         "clean_fit": weighted_mean(score, data.train * right),
         "wrong_fit": weighted_mean(score, data.train * wrong),
     }
+
+
+def by_fit(fit: xr.DataArray, values: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
+    """Mean of the values over the evaluations at which the fit lies between two edges, for every seed."""
+    bins = [values.where((fit > low) & (fit <= high)).mean("step") for low, high in itertools.pairwise(edges)]
+    return xr.concat(bins, xr.DataArray((edges[:-1] + edges[1:]) / 2, dims="fit", name="fit")).reset_coords(drop=True)
 
 
 def named(e: xr.Dataset, name: str) -> xr.Dataset:

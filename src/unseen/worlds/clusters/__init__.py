@@ -4,6 +4,16 @@ from unseen.worlds.clusters.boolean import BooleanTruth, NoisyBits, bit_strings,
 from unseen.worlds.clusters.captions import CaptionTriples
 from unseen.worlds.clusters.digit_split import Digits, DigitSplit
 from unseen.worlds.clusters.digits import DigitContext, DigitDomains
+from unseen.worlds.clusters.good_bad_ugly import Curve, GoodBadUgly
+from unseen.worlds.clusters.graded_features import (
+    CueBlock,
+    FeatureSample,
+    GradedFeatures,
+    LinearBlock,
+    NoiseBlock,
+    SlabBlock,
+    SlabData,
+)
 from unseen.worlds.clusters.labelled import LabelledImages
 from unseen.worlds.clusters.shapes import ShapeScenes
 from unseen.worlds.clusters.teacher import (
@@ -21,15 +31,24 @@ __all__ = [
     "BooleanTruth",
     "BooleanXor",
     "CaptionTriples",
+    "CueBlock",
+    "Curve",
     "DigitContext",
     "DigitDomains",
     "DigitSplit",
     "Digits",
+    "FeatureSample",
+    "GoodBadUgly",
+    "GradedFeatures",
     "LabelledImages",
     "Lesson",
+    "LinearBlock",
+    "NoiseBlock",
     "NoisyBits",
     "Regression",
     "ShapeScenes",
+    "SlabBlock",
+    "SlabData",
     "TeacherNetwork",
     "TeacherStudent",
     "XorClusters",
