@@ -129,7 +129,7 @@ class SslFeatureDiversity(Study):
     @claim("last-layer")
     def last_layer(self, e: xr.Dataset) -> Judgement:
         profile = e.diversity.sel(training="infonce", width=16, depth=4, layer=[1, 2, 3, 4])
-        highest = profile.sel(layer=4) >= profile.max("layer")
+        highest = (profile.sel(layer=4) >= profile.max("layer")).astype(float)
         share = highest.where(profile.notnull().all("layer")).mean("step", skipna=False)
         ci = mean_interval(share)
         return judge(ci, supported=ci.low > 0.9, refuted=ci.high < 0.5)
@@ -161,7 +161,8 @@ class SslFeatureDiversity(Study):
                 figures.curve(left, run.diversity.sel(training="infonce", layer=layer), color=color, label=name)
         left.set(xlabel="update", ylabel="diversity, random vectors = 0")
         left.set_title(f"Diversity by layer (width {width})")
-        left.legend(fontsize=10)
+        if "infonce" in e.training:
+            left.legend(fontsize=10)
         for color, training in zip(figures.COLORS, e.training.values, strict=False):
             one = run.sel(training=training, layer=depth)
             middle.plot(one.probe_error.mean("seed"), one.diversity.mean("seed"), "o-", color=color, label=training)
