@@ -210,7 +210,7 @@ class SharpnessIsNotAll(Study):
             if built.built_trace.notnull().any():
                 x, y = built.built_trace, built.built_accuracy
                 ax.plot(x, y, "x", ms=9, mew=2.5, color="black", label="memorising,\nby hand")
-            ax.set(xscale="log", xlabel="trace of the Hessian", ylim=(0.4, 1.03))
+            ax.set(xscale="log", xlabel="trace of the Hessian", ylim=(0.32, 1.03))
             ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
