@@ -39,6 +39,15 @@ class Grokfast(Study):
     the paper's own for MNIST, ema-0.8-0.1, and the slow part that the last claim compares with is ema-0.98-2, whose
     factor the fast one shares. Settings are chosen by the geometric mean time over the first half of the seeds, a
     run that does not get there counting as its horizon, and judged on the others.
+
+    What came out: against the paper's kind of baseline the filter with strong decay is 25 times as fast or more (no
+    baseline run gets there in 30,000 updates), and AdamW alone with the same strong decay is as fast as that (its
+    log ratio is 3.29, the filter's 3.22). At equal decay the best filter gains nothing (-2% on digits, nothing on
+    addition), the stronger ones lose: on addition 1,050 updates without, 1,600 with ema-0.98-2, 2,200 with ma-100-5.
+    Tuned as often, AdamW is nearly twice as fast, by its larger learning rate. Whether the slow or the fast part is
+    amplified makes no difference (`slow-part`, inconclusive). The likely reason is that Adam divides by the size of
+    what it is given: a filter that multiplies a steady gradient by 1 + factor changes nothing, and what is left of
+    it is more inertia.
     """
 
     training: int = 200  # digits to train on
