@@ -20,7 +20,7 @@ def evidence(power=-1.0, held=1.0, free=2.0, gaps=(0.1, 0.2, 0.3, 0.2, 0.1), wil
     start = grid.samples.astype(float) ** power * grid
     distance = xr.concat([start.expand_dims(update=[500]), (start * growth).expand_dims(update=[1500])], "update")
     copies = xr.DataArray([1.0, 1.0, 1.0], {"copy": range(3)}, ["copy"])
-    one = xr.where(copies.copy == 2, 1.0, 0.0)
+    one = xr.where(copies["copy"] == 2, 1.0, 0.0)
 
     def changes(excess: float) -> xr.DataArray:
         return (copies + one * 3 * (xr.where(grid.alpha == 1.4, excess, 1.0) - 1)) * grid * JITTER
