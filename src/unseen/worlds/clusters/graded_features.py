@@ -20,7 +20,6 @@ INNER_NEGATIVE = {3: 1.0, 5: 3 / 4, 7: 1 / 2}
 
 
 @runtime_checkable
-@runtime_checkable
 class Block(Protocol):
     """Some coordinates that depend on the label in one way."""
 
