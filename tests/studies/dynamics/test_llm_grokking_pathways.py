@@ -47,15 +47,13 @@ def evidence(fall=0.4, control=0.0, clock=False, swapped=False, together=False) 
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_paper_supports_every_claim():
     e = evidence()
-    assert {claim: judged(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("paths-converge", e).effect.estimate == pytest.approx(0.4)
-    assert judged("not-a-clock", e).effect.estimate == pytest.approx(1, abs=0.01)
+    assert {claim: STUDY.judgement(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(
+        STUDY.claims, "supported"
+    )
+    assert STUDY.judgement("paths-converge", e).effect.estimate == pytest.approx(0.4)
+    assert STUDY.judgement("not-a-clock", e).effect.estimate == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -68,20 +66,20 @@ def test_evidence_that_follows_the_paper_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_a_loss_that_follows_better_refutes_tracking():
     e = evidence()
     e["train_loss"] = 1 - e.test_accuracy
     e["distance"] = e.distance + 0.3 * np.cos(e.step / 50)
-    assert judged("tracks-test", e).outcome == "refuted"
+    assert STUDY.judgement("tracks-test", e).outcome == "refuted"
 
 
 def test_runs_that_never_settle_are_missing():
     e = evidence()
     e["train_accuracy"] = e.train_accuracy.where(e.seed != 3, 0.5).where(e.train_accuracy.notnull())
-    assert judged("paths-converge", e).effect.missing == 1
+    assert STUDY.judgement("paths-converge", e).effect.missing == 1
 
 
 def test_only_training_pairs_are_watched_and_taught():

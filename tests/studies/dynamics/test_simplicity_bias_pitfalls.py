@@ -41,16 +41,12 @@ def evidence(*, without_linear=0.5, noisy=0.94, control=0.99, flips=(0.5, 0.0), 
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_claims_on_made_up_nets():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
     other = evidence(without_linear=0.9, noisy=0.99, control=0.97, flips=(0.3, 0.3), cured=0.9)
-    assert {c: judged(c, other).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
-    assert judged("hurts-in-distribution", e).effect.estimate == pytest.approx(0.94)
+    assert {c: STUDY.judgement(c, other).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
+    assert STUDY.judgement("hurts-in-distribution", e).effect.estimate == pytest.approx(0.94)
 
 
 def test_figures_do_without_what_was_not_run():
