@@ -275,13 +275,12 @@ class Grokfast(Study):
             runs = times.sel(filter=name)
             color, marker = figures.COLORS[i % 8] if name != "none" else "black", figures.MARKERS[i % 8]
             for j, decay in enumerate(self.weight_decay):
-                draw(left, j + 1 + offsets[i], runs.sel(weight_decay=decay), color, marker, name if j == 0 else "")
-        draw(left, 0, low, "black", figures.MARKERS[0], "")
+                draw(left, j + 1 + offsets[i], runs.sel(weight_decay=decay), color, marker)
+            left.plot([], [], marker, color=color, ms=7, label=name)
+        draw(left, 0, low, "black", figures.MARKERS[0])
         left.set_xticks(range(len(self.weight_decay) + 1), [f"{d:g}" for d in (self.low_decay, *self.weight_decay)])
         left.set(yscale="log", xlabel="weight decay", ylabel=f"updates to {self.digits_level:.0%} on unseen digits")
-        handles, labels = left.get_legend_handles_labels()
-        order = [labels.index(name) for name in filters if name in labels]
-        left.legend([handles[i] for i in order], [labels[i] for i in order], fontsize=10)
+        left.legend(fontsize=10)
         left.set_title("Time to generalise (hollow: not by then)")
 
         rows = self.speed_ups(e)
@@ -342,7 +341,7 @@ def squared_error(outputs: Float[Array, "*batch classes"], targets: Int[Array, "
     return jnp.square(outputs - jax.nn.one_hot(targets, outputs.shape[-1])).mean(-1)
 
 
-def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str, label: str) -> None:
+def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str) -> None:
     """One mark a seed; hollow where the level was not reached."""
     there = times.time.values[~np.isnan(times.time.values)]
     if not there.size:
@@ -351,4 +350,3 @@ def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str, la
     spread = x + np.linspace(-0.05, 0.05, there.size)
     ax.plot(spread[~hollow], there[~hollow], marker, color=color, ms=6, alpha=0.75, mew=0)
     ax.plot(spread[hollow], there[hollow], marker, color=color, ms=7, mfc="white")
-    ax.plot([], [], marker, color=color, ms=7, label=label or None)
