@@ -366,7 +366,7 @@ class Grouped(eqx.Module):
         )
 
 
-def by_group(net: Unshifted, data: Grouped) -> dict[str, Array]:
+def by_group(net: Callable[..., Array], data: Grouped) -> dict[str, Array]:
     """Accuracy of majority and minority in the training and in the test set."""
     right = accuracy(net(*data.inputs), data.labels)
     groups = {"majority": data.majority, "minority": ~data.majority}
@@ -374,7 +374,7 @@ def by_group(net: Unshifted, data: Grouped) -> dict[str, Array]:
     return {f"{g}_{s}": weighted_mean(right, side * group) for g, group in groups.items() for s, side in sides.items()}
 
 
-def worst_groups(net: Unshifted, data: Grouped) -> dict[str, Array]:
+def worst_groups(net: Callable[..., Array], data: Grouped) -> dict[str, Array]:
     """The smallest accuracy of the four groups of label and cue, in the inner split and in the test set."""
     right = accuracy(net(*data.inputs), data.labels)
     groups = [(data.labels == label) & (data.majority == cue) for label in (0, 1) for cue in (False, True)]
