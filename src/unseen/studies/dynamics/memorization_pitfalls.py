@@ -42,12 +42,12 @@ class MemorizationPitfalls(Study):
     test time. On coloured digits, learning rate and number of updates are those with the best worst-group accuracy
     on an inner split with balanced groups, for every seed and method; the temperature stays at 0.1.
 
-    What came out: as in the paper. Without noise plain training ends with all of the minority right, on the way through
-    none of it; with noise it fits every exception of the training set and gets 0.16 of new ones right. Held-out
-    predictions contradict every exception's label and no other one's, and with them training reaches 0.91, at 0.02 of
-    the majority; knowing the groups and weighting them reaches 0.57 only, since the exceptions still can be memorised.
-    On coloured digits the worst group gains 0.11. The curve shows that marks by which noisy labels can be learned do not
-    help here: with small ones the network misses the wave, as with large ones.
+    What came out: as in the paper. Without noise plain training ends with all of the minority right, on the way
+    through none of it; with noise it fits every exception of the training set and gets 0.16 of new ones right.
+    Held-out predictions contradict every exception's label and no other one's, and with them training reaches 0.91,
+    at 0.02 of the majority; knowing the groups and weighting them reaches 0.57 only, since the exceptions still can
+    be memorised. On coloured digits the worst group gains 0.11. The curve shows that marks by which noisy labels
+    can be learned do not help here: with small ones the network misses the wave, as with large ones.
     """
 
     examples: int = 1_000  # trained on
