@@ -208,8 +208,9 @@ def rbf(length: float | Float[Array, ""]) -> Callable[[Array, Array], Array]:
     """The kernel exp(-|x - z|^2 / (2 length^2))."""
 
     def covariance(x: Array, z: Array) -> Array:
-        square = (x**2).sum(1)[:, None] + (z**2).sum(1) - 2 * x @ z.T
-        return jnp.exp(-jnp.maximum(square, 0.0) / (2 * length**2))
+        # Squared differences themselves: as |x|^2 + |z|^2 - 2 x z close inputs would lose all digits.
+        square = jnp.square(x[:, None] - z[None]).sum(-1)
+        return jnp.exp(-square / (2 * length**2))
 
     return covariance
 
