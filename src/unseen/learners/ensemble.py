@@ -13,7 +13,6 @@ from jaxtyping import Array, PRNGKeyArray
 from unseen.lab import Learner
 from unseen.learners.classifier import Training
 
-
 ABREAST = 8  # networks that are trained at the same time
 
 
