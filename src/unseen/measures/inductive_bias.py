@@ -207,12 +207,19 @@ def inductive_bias_kernel(
 def rbf(length: float | Float[Array, ""]) -> Callable[[Array, Array], Array]:
     """The kernel exp(-|x - z|^2 / (2 length^2))."""
 
-    def covariance(x: Array, z: Array) -> Array:
-        # Squared differences themselves: as |x|^2 + |z|^2 - 2 x z close inputs would lose all digits.
-        square = jnp.square(x[:, None] - z[None]).sum(-1)
-        return jnp.exp(-square / (2 * length**2))
+    return lambda x, z: jnp.exp(-_squared_distances(x, z) / (2 * length**2))
 
-    return covariance
+
+def median_distance(x: Float[Array, "examples features"]) -> Float[Array, ""]:
+    """Median Euclidean distance of two different examples: a length scale for `rbf`."""
+    return jnp.median(jnp.sqrt(_squared_distances(x, x))[jnp.triu_indices(len(x), 1)])
+
+
+def _squared_distances(
+    x: Float[Array, "examples features"], z: Float[Array, "others features"]
+) -> Float[Array, "examples others"]:
+    # Squared differences themselves: as |x|^2 + |z|^2 - 2 x z close inputs would lose all digits.
+    return jnp.square(x[:, None] - z[None]).sum(-1)
 
 
 def linear(weight: float | Float[Array, ""] = 1.0, offset: float = 1.0) -> Callable[[Array, Array], Array]:

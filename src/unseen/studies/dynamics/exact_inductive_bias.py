@@ -18,8 +18,8 @@ from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, jud
 from unseen.lab.statistics import Interval, log_ratio, mean_interval, paired_difference, spearman
 from unseen.learners.classifier import classifier
 from unseen.learners.ensemble import ensemble
-from unseen.measures.hypothesis_sampler import ChiSquareTail, LogNormalTail
-from unseen.measures.inductive_bias import inductive_bias_kernel, inductive_bias_network, linear, rbf
+from unseen.measures.hypothesis_sampler import ChiSquareTail, HypothesisSampler, LogNormalTail
+from unseen.measures.inductive_bias import inductive_bias_kernel, inductive_bias_network, linear, median_distance, rbf
 from unseen.models.batched import Batched
 from unseen.models.feature_net import FeatureNet
 from unseen.models.matrix_conv import MatrixConvNet
@@ -185,7 +185,7 @@ class ExactInductiveBias(Study):
         x, y = data.images.reshape(len(data.targets), -1), data.targets
         n = self.examples
         if kernel == "rbf":
-            sampler = inductive_bias_kernel(rbf(_median_distance(x[:n])), (x[:n], y[:n]), (x[n:], y[n:]))
+            sampler = _rbf_posterior(x, y, n)
         else:
             design = jnp.concatenate([x[:n], jnp.ones((n, 1))], axis=1)
             left = y[:n] - design @ jnp.linalg.lstsq(design, y[:n])[0]
@@ -207,8 +207,7 @@ class ExactInductiveBias(Study):
             y = (y - y.mean()) / y.std()
             basis, _ = jnp.linalg.qr(jax.random.normal(turn, (self.ambient, self.ambient)))
             x = x @ basis
-            n = self.examples
-            sampler = inductive_bias_kernel(rbf(_median_distance(x[:n])), (x[:n], y[:n]), (x[n:], y[n:]))
+            sampler = _rbf_posterior(x, y, self.examples)
             return {"dimension_loss": sampler.draw(pick, self.draws)}
 
         return Learner.once(compute, dims={"dimension_loss": ("draw",)}, coords={"draw": list(range(self.draws))})
@@ -220,8 +219,8 @@ class ExactInductiveBias(Study):
 
         def compute(key: PRNGKeyArray) -> dict[str, Array]:
             data = draw(key)
-            x, y, n = data.images.reshape(2 * self.examples, -1), data.targets, self.examples
-            sampler = inductive_bias_kernel(rbf(_median_distance(x[:n])), (x[:n], y[:n]), (x[n:], y[n:]))
+            x = data.images.reshape(2 * self.examples, -1)
+            sampler = _rbf_posterior(x, data.targets, self.examples)
             pilot, fit, count = jax.random.split(jax.random.fold_in(key, 3), 3)
             # Targets are quantiles of draws that neither estimate sees.
             targets = np.quantile(_chunked(sampler, pilot, self.draws), shares)
@@ -338,9 +337,11 @@ class ExactInductiveBias(Study):
         return fig
 
 
-def _median_distance(x: Float[Array, "examples features"]) -> Float[Array, ""]:
-    distance = jnp.sqrt(jnp.square(x[:, None] - x[None]).sum(-1))
-    return jnp.median(distance[jnp.triu_indices(len(x), 1)])
+def _rbf_posterior(
+    x: Float[Array, "examples features"], y: Float[Array, "examples outputs"], n: int
+) -> HypothesisSampler:
+    """Functions through the first n examples, judged on the others."""
+    return inductive_bias_kernel(rbf(median_distance(x[:n])), (x[:n], y[:n]), (x[n:], y[n:]))
 
 
 def _chunked(sampler: Any, key: PRNGKeyArray, number: int, chunk: int = 10_000) -> Float[np.ndarray, " draws"]:
