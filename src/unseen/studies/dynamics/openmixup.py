@@ -138,35 +138,35 @@ class OpenMixup(Study):
         return judge(ci, supported=ci.low > 1.5, refuted=ci.high < 1.5)
 
     def figure(self, e: xr.Dataset) -> Any:
-        fig, (left, right) = figures.panels(2, height=5.0, width=5.6)
-        names = [str(name) for name in e.policy.values]
+        fig, axes = figures.panels(3, height=5.0, width=4.4)
+        kinds = {"no mixing": "0.35", "static": figures.COLORS[0], "guided": figures.COLORS[1]}
         times = self.step_time(e).median("repeat")
         base = times.sel(timed="none") if "none" in times.timed else times.min()
-        for ax, values, title in (
-            (left, e.test_accuracy.isel(step=-1), "Unseen digits"),
-            (right, e.occluded_accuracy, "Unseen digits, partly hidden"),
-        ):
-            for name in names:
-                guided, control = name in GUIDED, name not in (*GUIDED, *STATIC)
-                color = "0.35" if control else figures.COLORS[1] if guided else figures.COLORS[0]
+
+        def kind(name: str) -> str:
+            return "guided" if name in GUIDED else "static" if name in STATIC else "no mixing"
+
+        names = sorted(map(str, e.policy.values), key=lambda n: (list(kinds).index(kind(n)), float(times.sel(timed=n))))
+        panels = (e.test_accuracy.isel(step=-1), e.occluded_accuracy)
+        for place, name in enumerate(names):
+            color = kinds[kind(name)]
+            for ax, values in zip(axes, panels, strict=False):
                 runs = values.sel(policy=name)
-                x, y = float(times.sel(timed=name) / base), float(runs.mean())
                 if runs.notnull().sum() > 1:
                     ci = mean_interval(runs)
-                    ax.plot([x, x], [ci.low, ci.high], color=color, lw=1, alpha=0.6)
-                marker = "s" if control else "o"
-                ax.plot(x, y, marker, ms=8, mfc=color if guided else "white", mec=color, mew=1.8)
-                ax.annotate(name, (x, y), (6, 3), textcoords="offset points", size=9, color=color)
-            ax.set(xscale="log", xlabel="time of an update, plain training = 1", title=title)
-            ax.margins(x=0.25)
-            ticks = [t for t in (0.5, 1, 1.5, 2, 3, 5, 8, 12, 20) if ax.get_xlim()[0] < t < ax.get_xlim()[1]]
-            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            ax.minorticks_off()
-        left.set_ylabel("test accuracy")
-        handles = [
-            left.plot([], [], "o", mfc="white", mec=figures.COLORS[0], label="static")[0],
-            left.plot([], [], "o", color=figures.COLORS[1], label="guided")[0],
-            left.plot([], [], "s", mfc="white", mec="0.35", label="no mixing")[0],
-        ]
-        left.legend(handles=handles, loc="lower right")
+                    ax.plot([ci.low, ci.high], [place, place], color=color, lw=2)
+                ax.plot(float(runs.mean()), place, "o", ms=8, color=color)
+            axes[2].plot(float(times.sel(timed=name) / base), place, "o", ms=8, color=color)
+        for ax in axes:
+            ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names] if ax is axes[0] else [])
+            ax.invert_yaxis()
+        axes[0].set(xlabel="test accuracy", title="Unseen digits")
+        axes[1].set(xlabel="test accuracy", title="Partly hidden")
+        axes[2].set(xscale="log", xlabel="plain training = 1", title="Time of an update")
+        ticks = [t for t in (1, 2, 4, 8, 16) if t < axes[2].get_xlim()[1]]
+        axes[2].set_xticks(ticks, [f"{t}" for t in ticks])
+        axes[2].minorticks_off()
+        for name, color in kinds.items():
+            axes[2].plot([], [], "o", color=color, label=name)
+        axes[2].legend(loc="upper right")
         return fig

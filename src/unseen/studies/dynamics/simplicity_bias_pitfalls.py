@@ -262,7 +262,7 @@ class SimplicityBiasPitfalls(Study):
         left.set(ylabel="AUC without the feature", ylim=(0.4, 1.03))
         left.set_title("What is left without ...")
         if cells:
-            left.legend(loc="center right")
+            left.legend(loc="center left")  # where no cell has points
 
         if "plane" in e and "clean" in e.training:
             share = e.plane.sel(training="clean").isel(seed=0).transpose("slab", "linear")
