@@ -517,6 +517,101 @@ def _section(doc: str, title: str) -> str:
     return ""
 
 
+# The atlas's database --------------------------------------------------------------------------------------
+
+
+def _search(command: Command, tokens: list[str]) -> int:
+    found, words = _parse(tokens, command.options, "search")
+    limit = convert("limit", found.pop("limit", "10"), int)
+    if not 1 <= limit <= 100:
+        raise UserError(f"--limit takes a whole number from 1 to 100, got {limit}.")
+    as_json = found.pop("json", None) is not None
+    mode = convert("by", found.pop("by", "hybrid"), typing.Literal["hybrid", "words", "meaning"])
+    if not words and not found:
+        raise UserError("search takes words to look for, or a filter, got none.")
+    store = _open_store()
+    from unseen.atlas import search
+
+    results = search.search(store, " ".join(words), found, limit=limit, mode=mode)
+    if results.mode == "words" and mode != "words" and words:
+        _complain(search.WITHOUT_MEANING)
+    if as_json:
+        print(json.dumps([hit.to_json() for hit in results.hits], indent=2))
+        return 0
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    for wrong, right in results.corrected.items():
+        print(f"Searched for {_bold(right)}; nothing contains {wrong!r}.")
+    for hit in results.hits:
+        fields = hit.fields
+        facts = [str(fields["year"] or ""), fields["family"] or fields["origin"], fields["kind"]]
+        state = "  ".join(f"{n} {verdict}" for verdict, n in hit.verdicts.items())
+        title = "".join(_styled(piece, "1;4" if matched else "1") for piece, matched in hit.title)
+        print(f"\n{title}\n  {hit.key}  {', '.join(filter(None, facts))}" + (f"  {state}" if state else ""))
+        print(_fill(search.plain(hit.snippet), width, "  ", "  "))
+    if not results.hits:
+        print("Nothing found; `unseen list` shows all papers.")
+    return 0
+
+
+def _open_store() -> Any:
+    """The atlas's database with the catalogue in it."""
+    # One core answers a query sooner than two that wait for each other; counts only before NumPy is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from unseen.atlas import index
+    from unseen.atlas.store import Store
+
+    store = Store()
+    if index.sync(store):
+        index.embed(store, most=index.FEW)
+    return store
+
+
+def _import(command: Command, tokens: list[str]) -> int:
+    found, words = _parse(tokens, command.options, "import")
+    name = _one_word(words, "import takes one file or source")
+    from unseen.atlas import importing, index, sources
+
+    source = sources.source(name)
+    store = _open_store()
+    as_json = "json" in found
+    if as_json or not sys.stderr.isatty():
+        counts = importing.bring_in(store, source)
+        index.embed(store)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
+            reading = bar.add_task("reading", total=None)
+            counts = importing.bring_in(store, source, lambda c: bar.update(reading, completed=c.read))
+            bar.update(reading, total=max(counts.read, 1), completed=counts.read)
+            embedding = bar.add_task("embedding", total=None)
+            index.embed(store, tell=lambda done, total: bar.update(embedding, completed=done, total=total))
+    for refused in counts.refused[:20]:
+        _complain(f"refused {refused.where}: {refused.why}")
+    if as_json:
+        print(json.dumps(counts.to_json(), indent=2))
+        return 0
+    _say_nearest(store, counts.fresh)
+    print(counts.line())
+    return 0
+
+
+def _say_nearest(store: Any, keys: Sequence[str]) -> None:
+    """What of the catalogue is nearest to new papers: entries and claims that could test them."""
+    from unseen.atlas import search
+
+    for key in keys[:10]:
+        title = store.read("SELECT title FROM documents WHERE key = ?", key)[0]["title"]
+        near = [paper for paper, _ in search.similar(store, key, 3)]
+        claims = [f"{paper}/{claim}" for paper, claim, _ in search.nearest_claims(store, key, 2)]
+        if near:
+            print(f"{_bold(title)}\n  {key}  near {', '.join(near)}; claims {', '.join(claims)}")
+    if len(keys) > 10:
+        print(f"and {len(keys) - 10} more; `unseen search --origin imported` lists them.")
+
+
 def _only_options(tokens: Sequence[str], command: Command, what: str) -> dict[str, str]:
     found, words = _parse(tokens, command.options, what)
     if words:
@@ -679,6 +774,38 @@ COMMANDS: Mapping[str, Command] = {
         "KEY|DIR",
         (Option("open", "", "open it in a browser"),),
         (("unseen report grokking --open", "the latest run below ./runs"),),
+    ),
+    "search": Command(
+        _search,
+        "find papers, of the catalogue and imported ones, by words and meaning",
+        "QUERY",
+        (
+            Option("family", "FAMILY", "papers of one family"),
+            Option("kind", "KIND", "method, theory, phenomenon, benchmark, measure, survey, dataset or model"),
+            Option("world", "WORLD", "papers that one package of worlds hosts"),
+            Option("axis", "WORDS", "papers whose axis of variation has these words"),
+            Option("verdict", "VERDICT", "papers with a claim that is supported, refuted, inconclusive, or none"),
+            Option("year", "YEARS", "2021, 2020-2023, 2022- or -2019"),
+            Option("origin", "ORIGIN", "catalogue or imported"),
+            Option("limit", "N", "number of results", "10"),
+            Option("by", "hybrid|words|meaning", "both rankings, or one of them", "hybrid"),
+            _JSON,
+        ),
+        (
+            ('unseen search "reward models under shift"', ""),
+            ("unseen search grokking --verdict supported --json", ""),
+        ),
+    ),
+    "import": Command(
+        _import,
+        "bring papers in: a saved listing page, BibTeX, arXiv, Hugging Face's daily papers",
+        "FILE|SOURCE",
+        (_JSON,),
+        (
+            ("unseen import papers.bib", "or a saved listing page, as text or HTML"),
+            ("unseen import arxiv:grokking", "or ids: arxiv:2201.02177,2210.01117"),
+            ("unseen import hf:2026-11-01..2026-11-20", "daily papers; hf alone: today's"),
+        ),
     ),
     "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
 }
