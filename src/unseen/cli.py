@@ -468,6 +468,8 @@ def _report(command: Command, tokens: list[str]) -> int:
 
 def _worlds(command: Command, tokens: list[str]) -> int:
     found = _only_options(tokens, command, "worlds")
+    from unseen.atlas.worlds import worlds
+
     listed = worlds()
     if "json" in found:
         print(json.dumps(listed, indent=2))
@@ -478,43 +480,6 @@ def _worlds(command: Command, tokens: list[str]) -> int:
         print(_fill(world["summary"], width, "  ", "  "))
         print(_fill(f"axes: {world['axes']}", width, "  ", "    "))
     return 0
-
-
-def worlds(folder: Path | None = None) -> list[dict[str, Any]]:
-    """The public worlds with their axes, read from the source: nothing is imported.
-
-    A world is a class that a package under `unseen.worlds` exports and whose docstring names its axes, in a
-    paragraph `Axes: ...` or as entries of an `Axes:` section.
-    """
-    folder = Path(__file__).with_name("worlds") if folder is None else folder
-    found = []
-    for file in sorted(folder.glob("**/*.py")):
-        init = file.with_name("__init__.py")
-        exported = {
-            alias.asname or alias.name
-            for node in ast.walk(ast.parse(init.read_text() if init.is_file() else ""))
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        module = ".".join(["unseen.worlds", *file.relative_to(folder).with_suffix("").parts])
-        for node in ast.parse(file.read_text()).body:
-            if not isinstance(node, ast.ClassDef) or (node.name not in exported and file != init):
-                continue
-            doc = ast.get_docstring(node) or ""
-            axes = _section(doc, "Axes")
-            if axes:
-                summary = " ".join(doc.split("\n\n")[0].split())
-                found.append({"name": node.name, "module": module, "summary": summary, "axes": axes})
-    return found
-
-
-def _section(doc: str, title: str) -> str:
-    """What a docstring says under `Title:`, to the next blank line; empty if it does not."""
-    for paragraph in doc.split("\n\n"):
-        head, colon, text = paragraph.strip().partition(":")
-        if head == title and colon:
-            return " ".join(text.split())
-    return ""
 
 
 # The atlas's database --------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class Catalogue:
         self._by_arxiv = {entry.arxiv: entry for entry in entries if entry.arxiv}
 
     def match(self, title: str, arxiv: str = "") -> catalogue.Paper | None:
-        """The entry that is this paper: by arXiv number, title, a title cut short, or one spelled a little differently."""
+        """The entry that is this paper: by arXiv number, or by a title that may be cut short or differ a little."""
         if arxiv in self._by_arxiv:
             return self._by_arxiv[arxiv]
         spelled = text.title_key(title)
@@ -181,8 +181,8 @@ class Catalogue:
             if len(begun) == 1:
                 return begun[0]
         for known, entry in self._by_title.items():
+            is_near = min(len(known), len(spelled)) > 0.85 * max(len(known), len(spelled))
             matcher = difflib.SequenceMatcher(None, known, spelled, autojunk=False)
-            if min(len(known), len(spelled)) > 0.85 * max(len(known), len(spelled)):
-                if matcher.quick_ratio() >= _SIMILAR and matcher.ratio() >= _SIMILAR:
-                    return entry
+            if is_near and matcher.quick_ratio() >= _SIMILAR and matcher.ratio() >= _SIMILAR:
+                return entry
         return None

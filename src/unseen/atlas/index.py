@@ -154,7 +154,9 @@ def _sync_verdicts(run: Run, entries: Iterable[str]) -> None:
         result = recorded.recorded(key)
         for v in result.verdicts if result else ():
             old = before.get((key, v.claim))
-            is_same = old is not None and result is not None and (old["date"], old["verdict"]) == (result.date, v.verdict)
+            is_same = (
+                old is not None and result is not None and (old["date"], old["verdict"]) == (result.date, v.verdict)
+            )
             since = old["since"] if is_same and old else _seconds(result.date if result else "")
             effect, low, high = (_finite(x) for x in (v.effect, v.low, v.high))
             run(

@@ -226,9 +226,7 @@ def search(
     return _page(store, query, corrected, scores, looked, limit, offset, used)
 
 
-def _everything(
-    store: Store, query: str, where: str, values: Sequence[Any], limit: int, offset: int
-) -> Results:
+def _everything(store: Store, query: str, where: str, values: Sequence[Any], limit: int, offset: int) -> Results:
     """Without a word to look for: all that the filters leave, newest first."""
     condition = f"WHERE {where}" if where else ""
     order = "ORDER BY d.year DESC, d.added DESC, d.id LIMIT ?"

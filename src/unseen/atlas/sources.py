@@ -89,7 +89,9 @@ def source(name: str) -> Source:
 
 # A saved listing page --------------------------------------------------------------------------------------
 
-_BOILERPLATE = re.compile(r"get trending papers in your email inbox.*|subscribe|new|trending|daily papers", re.IGNORECASE)
+_BOILERPLATE = re.compile(
+    r"get trending papers in your email inbox.*|subscribe|new|trending|daily papers", re.IGNORECASE
+)
 _LONGEST_TITLE = 280  # of a line that may be a title
 
 
@@ -123,25 +125,58 @@ def _is_title(line: str, has_title: bool, has_abstract: bool) -> bool:
     return not is_sentence and (not has_title or has_abstract or len(line) < 200)
 
 
-class _Lines(html.parser.HTMLParser):
-    _BLOCKS = frozenset("address article br div footer h1 h2 h3 h4 h5 h6 header li main nav p section td tr ul".split())
-    _HIDDEN = frozenset("script style template noscript head svg".split())
+_BLOCKS = frozenset(
+    (
+        "address",
+        "article",
+        "br",
+        "div",
+        "footer",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "li",
+        "main",
+        "nav",
+        "p",
+        "section",
+        "td",
+        "tr",
+        "ul",
+    )
+)
+_HIDDEN = frozenset(
+    (
+        "script",
+        "style",
+        "template",
+        "noscript",
+        "head",
+        "svg",
+    )
+)
 
+
+class _Lines(html.parser.HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._hidden = 0
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag in self._HIDDEN:
+        if tag in _HIDDEN:
             self._hidden += 1
-        if tag in self._BLOCKS:
+        if tag in _BLOCKS:
             self.parts.append("\n")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._HIDDEN:
+        if tag in _HIDDEN:
             self._hidden = max(0, self._hidden - 1)
-        if tag in self._BLOCKS:
+        if tag in _BLOCKS:
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:
@@ -241,7 +276,7 @@ def latex(said: str) -> str:
 
     def accent(found: re.Match[str]) -> str:
         letter = found.group(2) or found.group(3)
-        return unicodedata.normalize("NFC", _LETTERS.get(letter, letter) + _ACCENTS[found.group(1)])
+        return unicodedata.normalize("NFC", letter + _ACCENTS[found.group(1)])
 
     said = re.sub(r"\\([`'^~=.\"])\s*(?:\{\\?(\w)\}|\\?(\w))", accent, said)
     said = re.sub(r"\\([uvHckr])(?:\s*\{(\w)\}|\s+(\w))", accent, said)
@@ -308,24 +343,10 @@ def _arxiv(query: str, position: str) -> Iterator[tuple[str, Record | Refused]]:
     is_ids = all(_arxiv_id(part) for part in ids)
     wanted = arxiv.Search(id_list=ids) if is_ids else arxiv.Search(query, max_results=MOST_ARXIV)
     client = arxiv.Client(page_size=ARXIV_PAGE, delay_seconds=ARXIV_PAUSE, num_retries=0)
-    offset = int(position or 0)
-    results = client.results(wanted, offset=offset)
-    while True:
-
-        def following() -> Any:
-            nonlocal results
-            try:
-                return next(results, None)
-            except Exception:  # a generator that failed is spent: go on from where it stood
-                results = client.results(wanted, offset=offset)
-                raise
-
-        found = patiently("arXiv", following, wait=ARXIV_PAUSE)
-        if found is None:
-            return
-        offset += 1
+    reader = _ArxivReader(client, wanted, int(position or 0))
+    while (found := patiently("arXiv", reader.following, wait=ARXIV_PAUSE)) is not None:
         yield (
-            str(offset),
+            str(reader.offset),
             Record(
                 title=found.title,
                 abstract=found.summary,
@@ -335,6 +356,27 @@ def _arxiv(query: str, position: str) -> Iterator[tuple[str, Record | Refused]]:
                 url=found.entry_id,
             ),
         )
+
+
+class _ArxivReader:
+    """Results one by one; a failed request can be made again, from where it stood."""
+
+    def __init__(self, client: Any, wanted: Any, offset: int):
+        self.offset = offset
+        self._client, self._wanted = client, wanted
+        self._results: Iterator[Any] | None = None
+
+    def following(self) -> Any:
+        """The next result, None at the end."""
+        if self._results is None:
+            self._results = self._client.results(self._wanted, offset=self.offset)
+        try:
+            found = next(self._results, None)
+        except Exception:
+            self._results = None  # a generator that failed is spent
+            raise
+        self.offset += found is not None
+        return found
 
 
 DAILY_PAUSE = 0.5  # seconds between requests

@@ -14,13 +14,14 @@ MOST_TERMS = 32
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 # Words that say nothing about a paper. A query of nothing else keeps them.
-STOP_WORDS = frozenset(
-    """a about after all also an and any are as at be been between both but by can could did do does doing done
-    during each for from had has have having he her his how i if in into is it its just me more most my no nor not of
-    on one only or other our over own same she should so some such than that the their them then there these they
-    this those through to too under until up us very was we were what when where which while who whom why will with
-    would you your""".split()
-)
+_SAY_NOTHING = """
+a about after all also an and any are as at be been between both but by can could did do does doing done during
+each for from had has have having he her his how i if in into is it its just me more most my no nor not of on
+one only or other our over own same she should so some such than that the their them then there these they this
+those through to too under until up us very was we were what when where which while who whom why will with would
+you your
+"""
+STOP_WORDS = frozenset(_SAY_NOTHING.split())
 
 
 def clean(text: str, longest: int = LONGEST_TEXT, lines: bool = False) -> str:
@@ -35,9 +36,7 @@ def clean(text: str, longest: int = LONGEST_TEXT, lines: bool = False) -> str:
         kind = unicodedata.category(character)
         if character in "\n\r\t\v\f\x85\u2028\u2029":
             kept.append("\n" if lines and character in "\n\u2028\u2029" else " ")
-        elif kind in ("Cc", "Cs", "Cn", "Co"):
-            continue
-        elif kind == "Cf" and character not in "\u200c\u200d":  # joiners belong to scripts and emoji
+        elif kind in ("Cc", "Cs", "Cn", "Co") or (kind == "Cf" and character not in "\u200c\u200d"):
             continue
         else:
             kept.append(character)
