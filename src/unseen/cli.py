@@ -563,6 +563,26 @@ def _import(command: Command, tokens: list[str]) -> int:
     return 0
 
 
+def _serve(command: Command, tokens: list[str]) -> int:
+    found = _only_options(tokens, command, "serve")
+    port = convert("port", found.get("port", "8000"), int)
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port takes a whole number from 1 to 65535, got {port}.")
+    host = found.get("host", "127.0.0.1")
+    from unseen.atlas import catalogue, index
+
+    store = _open_store()
+    index.embed(store)
+    try:
+        from unseen.atlas import web
+    except ModuleNotFoundError as error:
+        raise catalogue.missing_package(error, "unseen serve") from error
+    site = web.Site(store, web.base_url(host, port), os.environ.get("UNSEEN_DOCS", ""), "trust_proxy" in found)
+    print(f"The atlas is at {site.base} (Ctrl-C ends it).", flush=True)
+    web.serve(site, host, port)
+    return 0
+
+
 def _say_nearest(store: Any, keys: Sequence[str]) -> None:
     """What of the catalogue is nearest to new papers: entries and claims that could test them."""
     from unseen.atlas import search
@@ -771,6 +791,17 @@ COMMANDS: Mapping[str, Command] = {
             ("unseen import arxiv:grokking", "or ids: arxiv:2201.02177,2210.01117"),
             ("unseen import hf:2026-11-01..2026-11-20", "daily papers; hf alone: today's"),
         ),
+    ),
+    "serve": Command(
+        _serve,
+        "serve the atlas as web pages, to this machine alone unless told otherwise",
+        "",
+        (
+            Option("host", "HOST", "the address to listen on; 0.0.0.0 lets others in", "127.0.0.1"),
+            Option("port", "PORT", "", "8000"),
+            Option("trust_proxy", "", "behind a reverse proxy: readers' addresses from X-Forwarded-For"),
+        ),
+        (("unseen serve", "UNSEEN_URL says what readers call it, UNSEEN_DOCS where the documentation is"),),
     ),
     "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
 }
