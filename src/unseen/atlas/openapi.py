@@ -19,7 +19,9 @@ def document(base: str) -> dict[str, Any]:
         _query("world", "papers that a package of worlds hosts", {"enum": sorted({e.world for e in _entries()})}),
         _query("axis", "words of the axis of variation", {"type": "string", "maxLength": 200}),
         _query("verdict", "papers with such a claim", {"type": "string", "enum": list(search.VERDICTS)}),
-        _query("year", "2021, 2020-2023, 2022- or -2019", {"type": "string", "pattern": r"^(\d{4}|\d{4}-(\d{4})?|-\d{4})$"}),
+        _query(
+            "year", "2021, 2020-2023, 2022- or -2019", {"type": "string", "pattern": r"^(\d{4}|\d{4}-(\d{4})?|-\d{4})$"}
+        ),
         _query("origin", "of the catalogue or imported", {"type": "string", "enum": ["catalogue", "imported"]}),
     ]
     asked = [_query("q", "what to look for; 1,000 characters count", _TEXT), *filters]
@@ -33,7 +35,12 @@ def document(base: str) -> dict[str, Any]:
     hit = {
         "type": "object",
         "required": ["key", "title", "score", "snippet", "marks"],
-        "properties": {**card["properties"], "score": {"type": "number"}, "snippet": _TEXT, "marks": {"type": "object"}},
+        "properties": {
+            **card["properties"],
+            "score": {"type": "number"},
+            "snippet": _TEXT,
+            "marks": {"type": "object"},
+        },
     }
     found = {
         "query": _TEXT,
@@ -49,7 +56,13 @@ def document(base: str) -> dict[str, Any]:
         "required": ["id", "says", "statistic", "supported_if", "refuted_if", "verdict"],
         "properties": {"id": _TEXT, "says": _TEXT, "verdict": {"type": ["object", "null"]}},
     }
-    paper = {"key": _TEXT, "title": _TEXT, "origin": _TEXT, "votes": _COUNT, "claims": {"type": "array", "items": claim}}
+    paper = {
+        "key": _TEXT,
+        "title": _TEXT,
+        "origin": _TEXT,
+        "votes": _COUNT,
+        "claims": {"type": "array", "items": claim},
+    }
     cards = {"type": "array", "items": card}
     paths = {
         "/index.json": _get("The front page", [], {"trending": cards, "recorded": cards, "imported": cards}),

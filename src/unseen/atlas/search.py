@@ -29,6 +29,8 @@ DEPTH = 200  # of each ranking
 FUSION_K = 60.0
 WORD_WEIGHT, MEANING_WEIGHT = 1.0, 1.0  # tuned on the tuning half of benchmarks/retrieval
 LEAST_COSINE = 0.15  # below it a text is about something else
+LEAST_SHARE = 0.5  # of the best cosine: what is much farther than the nearest is not found by meaning
+RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
 MOST_POSTINGS = 200_000  # words beyond that many documents are left out where rarer ones are there
 COARSE_FROM = 20_000  # documents from which vectors are first compared by their signs
 COARSE_DEPTH = 2_000
@@ -483,7 +485,9 @@ def _query_vector(said: str) -> np.ndarray:
 
 
 def _by_meaning(store: Store, vector: np.ndarray, where: str, values: Sequence[Any]) -> list[int]:
-    return [document for document, cosine in nearest(store, vector, DEPTH, where, values) if cosine >= LEAST_COSINE]
+    found = nearest(store, vector, DEPTH, where, values)
+    least = max(LEAST_COSINE, LEAST_SHARE * found[0][1]) if found else 0.0
+    return [document for document, cosine in found if cosine >= least]
 
 
 # Around a paper --------------------------------------------------------------------------------------------

@@ -202,7 +202,9 @@ def paper(store: Store, key: str) -> dict[str, Any] | None:
             {**card, "cosine": round(cosine, 3)}
             for card, (_, cosine) in zip(cards(store, [k for k, _ in near]), near, strict=False)
         ],
-        "related_imports": cards(store, [k for k, _ in search.similar(store, key, 4, "imported")]),
+        "related_imports": cards(
+            store, [k for k, cosine in search.similar(store, key, 4, "imported") if cosine >= search.RELATED]
+        ),
     }
     if row["origin"] == "catalogue":
         return shown | _entry(store, catalogue.paper(key))

@@ -177,7 +177,9 @@ def _form(site: Site, view: Callable[[Site, Request, Mapping[str, str]], Page]) 
             body += chunk
             if len(body) > LARGEST_FORM:
                 raise HTTPException(413, "The form is too large.")
-        fields = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=50))
+        fields = dict(
+            urllib.parse.parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=50)
+        )
         page = await run_in_threadpool(view, site, request, fields)
         return await run_in_threadpool(_answer, site, request, page)
 
@@ -202,14 +204,18 @@ def wants_json(request: Request) -> bool:
 
 def _render(site: Site, request: Request, page: Page) -> str:
     filters = {name: request.query_params.get(name, "") for name in search.FILTERS}
-    return _templates().get_template(page.template).render(
-        **{**page.data, **page.extra},
-        site=site,
-        path=request.url.path,
-        asked=text.clean(request.query_params.get("q", ""), text.LONGEST_QUERY),
-        asked_filters={name: text.clean(value, 200) for name, value in filters.items()},
-        form_token=functools.partial(site.form_token, request),
-        version=unseen.__version__,
+    return (
+        _templates()
+        .get_template(page.template)
+        .render(
+            **{**page.data, **page.extra},
+            site=site,
+            path=request.url.path,
+            asked=text.clean(request.query_params.get("q", ""), text.LONGEST_QUERY),
+            asked_filters={name: text.clean(value, 200) for name, value in filters.items()},
+            form_token=functools.partial(site.form_token, request),
+            version=unseen.__version__,
+        )
     )
 
 
@@ -247,7 +253,7 @@ def _verdict(claim: Mapping[str, Any]) -> Verdict:
 def forest_of(claim: Mapping[str, Any]) -> Markup:
     """The effect of a judged claim with its interval and the rule's thresholds, as a small picture."""
     bounds = thresholds(claim["supported_if"])
-    return forest(_verdict(claim), bounds, thresholds(claim["refuted_if"]) if bounds else ())
+    return forest(_verdict(claim), bounds, thresholds(claim["refuted_if"]) if bounds else (), beside=(0.0,))
 
 
 def measured_text(claim: Mapping[str, Any]) -> str:
@@ -329,9 +335,7 @@ def _asked(request: Request) -> tuple[str, dict[str, str], int, bool]:
 
 def _search(site: Site, request: Request) -> Page:
     query, filters, number, typing = _asked(request)
-    results = search.search(
-        site.store, query, filters, limit=PAGE_SIZE, offset=PAGE_SIZE * (number - 1), typing=typing
-    )
+    results = search.search(site.store, query, filters, limit=PAGE_SIZE, offset=PAGE_SIZE * (number - 1), typing=typing)
     data = {**results.to_json(), "filters": filters, "page": number, "pages": -(-results.total // PAGE_SIZE)}
     title = f"{results.query or 'All papers'} · unseen"
     return Page("search.html.jinja", data, {"title": title, "hits": results.hits})

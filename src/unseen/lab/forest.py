@@ -41,11 +41,15 @@ def thresholds(half: str) -> tuple[float, ...]:
     return (float(bound[1]),) if bound else ()
 
 
-def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> Markup:
-    """The effect with its interval beside the rule's thresholds, as a small picture; empty without either."""
-    if math.isnan(v.effect) or not (*supported, *refuted):
+def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float], beside: Sequence[float] = ()) -> Markup:
+    """The effect with its interval beside the rule's thresholds, as a small picture; empty without either.
+
+    Where the rule has no thresholds, the values `beside` are drawn as marks that mean nothing but where they are.
+    """
+    beside = () if (*supported, *refuted) else beside
+    if math.isnan(v.effect) or not (*supported, *refuted, *beside):
         return Markup("")
-    shown = [x for x in (v.effect, v.low, v.high, *supported, *refuted) if math.isfinite(x)]
+    shown = [x for x in (v.effect, v.low, v.high, *supported, *refuted, *beside) if math.isfinite(x)]
     low, high = min(shown), max(shown)
     pad = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - pad, high + pad
@@ -54,7 +58,7 @@ def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> 
         return round(10 + 300 * (min(max(x, low), high) - low) / (high - low), 1)
 
     parts = ['<line class="axis" x1="10" x2="310" y1="20" y2="20"/>']
-    for kind, bounds in (("supported", supported), ("refuted", refuted)):
+    for kind, bounds in (("supported", supported), ("refuted", refuted), ("beside", beside)):
         both = kind == "refuted" and tuple(bounds) == tuple(supported)
         for bound in () if both else bounds:
             parts.append(f'<line class="bound {kind}" x1="{at(bound)}" x2="{at(bound)}" y1="5" y2="35"/>')
@@ -67,7 +71,8 @@ def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> 
         parts.append(f'<path class="{v.verdict}" d="M{right + 6} 20l-8 -5v10z"/>')
     if math.isfinite(v.effect):
         parts.append(f'<circle class="{v.verdict}" cx="{at(v.effect)}" cy="20" r="5"/>')
-    label = f"{measured(v)}; thresholds {', '.join(f'{bound:g}' for bound in (*supported, *refuted))}"
+    bounds = ", ".join(f"{bound:g}" for bound in (*supported, *refuted)) or "not drawn"
+    label = f"{measured(v)}; thresholds {bounds}"
     return Markup('<svg class="forest" viewBox="0 0 320 50" role="img" aria-label="{}">{}</svg>').format(
         label, Markup("".join(parts))
     )
