@@ -102,7 +102,7 @@ def test_help_names_every_command(capsys) -> None:
     for name in cli.COMMANDS:
         text = say(capsys, name, "--help")
         assert f"usage: unseen {name}" in text
-        assert all(f"--{option.name}" in text for option in cli.COMMANDS[name].options)
+        assert all(f"--{option.name.replace('_', '-')}" in text for option in cli.COMMANDS[name].options)
 
 
 def test_list_is_one_line_a_paper(capsys) -> None:

@@ -583,6 +583,33 @@ def _serve(command: Command, tokens: list[str]) -> int:
     return 0
 
 
+def _digest(command: Command, tokens: list[str]) -> int:
+    found = _only_options(tokens, command, "digest")
+    if ("dry_run" in found) == ("send" in found):
+        raise UserError("digest takes one of --dry-run and --send.")
+    import datetime
+
+    day = found.get("day", datetime.datetime.now(datetime.UTC).date().isoformat())
+    try:
+        day = datetime.date.fromisoformat(day).isoformat()
+    except ValueError:
+        raise UserError(f"--day takes a day like 2026-11-23, got {day!r}.") from None
+    store = _open_store()
+    from unseen.atlas import digest
+
+    base = os.environ.get("UNSEEN_URL", "").rstrip("/") or "http://127.0.0.1:8000"
+    if "dry_run" in found:
+        out = Path(found.get("out", "digests"))
+        sender = os.environ.get("UNSEEN_SMTP_SENDER", "atlas@localhost")
+        print(f"{digest.dry_run(store, base, sender, day, out)} digests in {out}, none sent")
+        return 0
+    done = digest.send_all(store, digest.Smtp.read(), base, day)
+    for failed in done.failed[:20]:
+        _complain(f"not sent to {failed}")
+    print(done.line())
+    return 1 if done.failed else 0
+
+
 def _say_nearest(store: Any, keys: Sequence[str]) -> None:
     """What of the catalogue is nearest to new papers: entries and claims that could test them."""
     from unseen.atlas import search
@@ -802,6 +829,18 @@ COMMANDS: Mapping[str, Command] = {
             Option("trust_proxy", "", "behind a reverse proxy: readers' addresses from X-Forwarded-For"),
         ),
         (("unseen serve", "UNSEEN_URL says what readers call it, UNSEEN_DOCS where the documentation is"),),
+    ),
+    "digest": Command(
+        _digest,
+        "write or send the mails of a day to those who follow a search or a family",
+        "",
+        (
+            Option("dry_run", "", "write them to a folder and send nothing"),
+            Option("send", "", "send them, each subscriber's once a day however often this runs"),
+            Option("day", "DAY", "the day they are for", "today"),
+            Option("out", "DIR", "with --dry-run: the folder", "digests"),
+        ),
+        (("unseen digest --send", "UNSEEN_SMTP_HOST and others, or UNSEEN_HOME/smtp.json, name the mail server"),),
     ),
     "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
 }

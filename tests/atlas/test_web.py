@@ -109,8 +109,13 @@ def test_no_query_is_a_500(client, q, page, year, axis):
         assert client.get(path, params=query).status_code in (200, 400)
 
 
-@pytest.mark.parametrize("path", ["/papers/%00", "/papers/..%2f..%2fetc", "/papers/x.json", "/static/../web.py", "/papers/", "/families/zoo",
-                                  "/papers/" + "a" * 5000, "/papers/%ff%fe", "/worlds/%F0%9F%99%82", "/confirm/x", "/unsubscribe/a.b"])  # fmt: skip
+BAD = (
+    *("/papers/%00", "/papers/..%2f..%2fetc", "/papers/x.json", "/static/../web.py", "/papers/", "/families/zoo"),
+    *("/papers/" + "a" * 5000, "/papers/%ff%fe", "/worlds/%F0%9F%99%82", "/confirm/x", "/unsubscribe/a.b"),
+)
+
+
+@pytest.mark.parametrize("path", BAD, ids=range(len(BAD)))
 def test_bad_addresses_are_no_500(client, path):
     assert client.get(path).status_code in (400, 404)
 
@@ -202,7 +207,20 @@ def test_requests_are_limited_by_reader_and_by_address(client, store):
     assert store.read("SELECT count(*) AS n FROM outbox")[0]["n"] == follow.MOST_MAILS_TO
 
 
-@pytest.mark.parametrize("address", ["a", "a@b", "a@b.org\nBcc: c@d.org", "a b@c.org", "a@b.org,c@d.org", "<a@b.org>", "a@-b.org", "é@b.org", ""])  # fmt: skip
+NO_ADDRESSES = (
+    "a",
+    "a@b",
+    "a@b.org\nBcc: c@d.org",
+    "a b@c.org",
+    "a@b.org,c@d.org",
+    "<a@b.org>",
+    "a@-b.org",
+    "é@b.org",
+    "",
+)
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_bad_addresses_are_refused(client, store, address):
     answer = client.post("/follow", data={"token": token(client), "email": address})
     assert answer.status_code == 400
@@ -295,7 +313,7 @@ def test_searching_as_one_types_with_the_keyboard_alone(browser, served):
     page.keyboard.press("/")
     page.keyboard.type("grokk", delay=20)
     page.wait_for_selector("#results h2 a:has-text('Grokking')")
-    page.wait_for_function("location.search.includes('q=grokk')")
+    page.wait_for_url("**q=grokk*")
     assert "typing" not in page.url
     assert page.locator("#results mark").count() > 0
     for _ in range(12):  # to the first result, past button and filters

@@ -25,6 +25,7 @@ UNSUBSCRIBE_FOR = 400 * DAY
 MOST_ASKED_BY_READER = 10  # a day, from one network address
 MOST_MAILS_TO = 3  # confirmation mails a day to one e-mail address
 MOST_FOLLOWS = 50  # of one subscriber
+POLICY = email.policy.SMTP.clone(cte_type="7bit")  # no server has to know more than ASCII
 _LOCAL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"{_LOCAL}@(?:{_LABEL}\.)+{_LABEL}", re.ASCII)
@@ -154,7 +155,7 @@ def message(to: str, subject: str, plain: str, rich: str = "", headers: Mapping[
     Raises:
         UserError: if a header would break into two.
     """
-    made = email.message.EmailMessage(policy=email.policy.SMTP)
+    made = email.message.EmailMessage(policy=POLICY)
     for name, value in {"To": to, "Subject": subject, **(headers or {})}.items():
         if re.search(r"[\x00-\x1f\x7f]", value):
             raise UserError(f"The header {name} of a mail must be one line without control characters.")

@@ -34,6 +34,7 @@ RELATED = 0.35  # from that cosine on an imported paper is shown beside one of t
 MOST_POSTINGS = 200_000  # words beyond that many documents are left out where rarer ones are there
 COARSE_FROM = 20_000  # documents from which vectors are first compared by their signs
 COARSE_DEPTH = 2_000
+MOST_COMPLETIONS = 12
 _SNIPPET_WORDS = 42
 WITHOUT_MEANING = (
     f"Searched by words only: {embedding.EXTRA} adds search by meaning, which finds papers that say it otherwise."
@@ -209,9 +210,10 @@ def search(
     wanted = text.terms(query)
     if not wanted:
         return _everything(store, query, where, values, limit, offset)
-    corrected = _corrections(store, wanted, typing)
-    found = list(dict.fromkeys(corrected.get(word, word) for word in wanted))
-    looked = [(word, typing and i == len(found) - 1) for i, word in enumerate(found)]
+    begun = _completions(store, wanted[-1]) if typing else []
+    corrected = _corrections(store, wanted[:-1] if begun else wanted, typing)
+    found = dict.fromkeys([*(corrected.get(word, word) for word in wanted), *begun])
+    looked = [(word, typing and word == wanted[-1]) for word in found]
     rankings: list[tuple[float, list[int]]] = []
     if mode != "meaning":
         kept = _affordable(store, looked)
@@ -351,6 +353,15 @@ def _corrections(store: Store, wanted: Sequence[str], typing: bool) -> dict[str,
         if close:
             found[word] = close
     return found
+
+
+def _completions(store: Store, begun: str) -> list[str]:
+    """Known words that begin so, the shortest first: the index knows stems only, and a stem may be shorter."""
+    rows = store.read(
+        "SELECT word FROM words WHERE word >= ? AND word < ? ORDER BY length(word), word LIMIT ?",
+        *(begun, begun + "\U0010ffff", MOST_COMPLETIONS),
+    )
+    return [row["word"] for row in rows]
 
 
 def _closest(store: Store, word: str) -> str | None:

@@ -63,3 +63,6 @@ if (map) {
     });
   }
 }
+
+// What was typed is searched for already; leaving the box must not change the results under a reader's hands.
+document.addEventListener("change", (event) => { if (event.target.id === "q") event.stopPropagation(); }, true);
