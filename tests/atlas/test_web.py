@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("starlette", reason="needs the extra atlas")
-pytest.importorskip("httpx")
+pytest.importorskip("httpx2", reason="needs the extra test")
 
 from starlette.testclient import TestClient
 
