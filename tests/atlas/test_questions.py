@@ -3,8 +3,8 @@
 import math
 
 import pytest
-
 from benchmarks import retrieval
+
 from unseen.atlas import catalogue
 
 

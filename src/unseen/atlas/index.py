@@ -225,7 +225,7 @@ def _take_packed(run: Run, store: Store, entries: dict[str, catalogue.Paper]) ->
     for row in run("SELECT id, key FROM documents WHERE origin = 'catalogue'"):
         address = vector_digest(entry_document(entries[row["key"]]).embedded)
         if have.get(row["id"]) != address and address in known:
-            _put_vector(run, store, row["id"], address, known[address])
+            put_vector(run, store, row["id"], address, known[address])
     old = {(row["paper"], row["claim"]): row["digest"] for row in run("SELECT paper, claim, digest FROM claim_vectors")}
     for entry in entries.values():
         for claim in entry.claims:
@@ -234,7 +234,8 @@ def _take_packed(run: Run, store: Store, entries: dict[str, catalogue.Paper]) ->
                 _put_claim_vector(run, store, entry.key, claim.id, address, known[address])
 
 
-def _put_vector(run: Run, store: Store, document: int, address: str, vector: np.ndarray) -> None:
+def put_vector(run: Run, store: Store, document: int, address: str, vector: np.ndarray) -> None:
+    """Keep the embedding of a document, in the place of an older one."""
     run(
         "INSERT INTO vectors(document, digest, vector) VALUES (?, ?, ?) ON CONFLICT (document) "
         "DO UPDATE SET digest = excluded.digest, vector = excluded.vector",
@@ -283,7 +284,7 @@ def embed(store: Store, most: int | None = None, tell: Callable[[int, int], None
         vectors = model.encode([said for _, said in chunk])
         with store.write() as run:
             for (document, said), vector in zip(chunk, vectors, strict=True):
-                _put_vector(run, store, document, vector_digest(said), vector)
+                put_vector(run, store, document, vector_digest(said), vector)
         done += len(chunk)
         if tell:
             tell(done, total)
