@@ -111,7 +111,7 @@ class WordPieces:
             else:
                 spaced.append(c)
         plain = unicodedata.normalize("NFD", "".join(spaced).lower())
-        split = []
+        split: list[str] = []
         for c in plain:
             kind = unicodedata.category(c)
             if kind == "Mn":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from unseen.lab.errors import UserError
 VOTE_HALF_LIFE = 3 * 86_400.0  # seconds
 VERDICT_HALF_LIFE = 14 * 86_400.0
 VERDICT_WEIGHT = 0.5
+# CPython 3.11's parser fails now and then when two threads are in it; what is read from sources is read by one.
+_PARSING = threading.Lock()
 _MISSES = 0.05  # share of 95% intervals that do not hold their value
 
 
@@ -131,9 +134,11 @@ def family(store: Store, name: str) -> dict[str, Any] | None:
 def world_packages(store: Store) -> list[dict[str, Any]]:
     """The packages of worlds, each with its worlds and the number of papers that it hosts."""
     hosted = Counter(entry.world for entry in catalogue.papers().values())
+    with _PARSING:
+        built = _worlds()
     shown = [
-        {"name": name, "papers": hosted[name], "worlds": [w for w in _worlds() if _package_of(w) == name]}
-        for name in sorted({*hosted, *map(_package_of, _worlds())})
+        {"name": name, "papers": hosted[name], "worlds": [w for w in built if _package_of(w) == name]}
+        for name in sorted({*hosted, *map(_package_of, built)})
     ]
     return sorted(shown, key=lambda package: -package["papers"])
 
@@ -243,7 +248,7 @@ def _entry(store: Store, entry: catalogue.Paper) -> dict[str, Any]:
             "date": result.date,
             "version": result.version,
             "seconds": result.seconds,
-            "stale": result.stale,
+            "stale": _stale(result),
         }
         if result
         else None,
@@ -252,8 +257,21 @@ def _entry(store: Store, entry: catalogue.Paper) -> dict[str, Any]:
     }
 
 
+def _stale(result: recorded.Recorded) -> str:
+    """Why a result no longer speaks for its study, as of when this process first asked."""
+    with _PARSING:
+        found = _STALE.get((result.key, result.version))
+        if found is None:
+            found = _STALE[result.key, result.version] = result.stale
+        return found
+
+
+_STALE: dict[tuple[str, str], str] = {}
+
+
 def _component(said: str) -> dict[str, str]:
-    found = public_name(said)
+    with _PARSING:
+        found = public_name(said)
     if found is None:
         return {"says": said, "import": "", "summary": "", "anchor": ""}
     return {

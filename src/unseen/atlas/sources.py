@@ -368,10 +368,11 @@ class _ArxivReader:
 
     def following(self) -> Any:
         """The next result, None at the end."""
-        if self._results is None:
-            self._results = self._client.results(self._wanted, offset=self.offset)
+        results = self._results
+        if results is None:
+            results = self._results = iter(self._client.results(self._wanted, offset=self.offset))
         try:
-            found = next(self._results, None)
+            found = next(results, None)
         except Exception:
             self._results = None  # a generator that failed is spent
             raise
