@@ -19,6 +19,8 @@ ALL = (
     ["benchmarks.population", "mlp"],
     ["benchmarks.population", "transformer"],
     ["benchmarks.population", "ppo"],
+    ["benchmarks.grokking"],
+    ["benchmarks.per_example"],
     ["benchmarks.matmul"],
 )
 LIMIT = 360.0  # seconds for one of them

@@ -18,6 +18,22 @@ def test_components_run_as_they_stand(capsys):
     assert len(capsys.readouterr().out.splitlines()) >= 4
 
 
+@pytest.mark.slow
+def test_measures_of_three_frameworks_run_as_they_stand(capsys):
+    """And they tell of networks that have learned: what comes out is in the range of what digits give."""
+    for package in ("flax", "torch", "sklearn"):
+        pytest.importorskip(package)
+    code = "\n".join(blocks("docs/your_model.md"))
+    exec(compile(code, "docs/your_model.md", "exec"), {"__name__": "page"})
+    out = capsys.readouterr().out
+    forgotten = [int(n) for n in re.findall(r"(\d+)(?: of 500 digits were learned and)? forgotten", out)]
+    coherence = [float(n) for n in re.findall(r"coherence ([\d.]+)", out)]
+    agreement = [float(n) for n in re.findall(r"agreement ([\d.]+)", out)]
+    assert len(forgotten) == len(coherence) == len(agreement) == 3
+    assert all(5 < n < 250 for n in forgotten) and all(1 < c < 250 for c in coherence)
+    assert all(0.8 < a <= 1 for a in agreement)
+
+
 def test_what_the_readme_imports_exists():
     (imports,) = [b for b in blocks("README.md") if "unseen.methods" in b]
     exec(compile(imports, "README.md", "exec"), {"__name__": "page"})

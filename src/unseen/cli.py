@@ -482,6 +482,44 @@ def _worlds(command: Command, tokens: list[str]) -> int:
     return 0
 
 
+def _collapse(command: Command, tokens: list[str]) -> int:
+    found, words = _parse(tokens, command.options, "collapse")
+    directory = _one_word(words, "collapse takes the directory of a checkpoint")
+    from unseen.measures.checkpoint import checkpoint_report
+
+    report = checkpoint_report(directory, found.get("text"))
+    if "json" in found:
+        print(json.dumps(_plain(report), indent=2))
+        return 0
+    print(f"{report.directory}: {report.kind}, {report.parameters:,} parameters\n")
+    if report.text is not None:
+        rows = [("held-out loss (nats a token)", report.text.loss), ("agreement", report.text.agreement)]
+        rows += [(name.replace("_", " "), float(value)) for name, value in report.text.report._asdict().items()]
+        said = [(name, f"{value:.4g}", AT_COLLAPSE.get(name, "")) for name, value in rows]
+        _print_table((f"neural collapse, {report.text.tokens:,} tokens", "value", "at collapse"), said, flexible=0)
+        print()
+    laws = [(m.name, "x".join(map(str, m.shape)), f"{m.stable_rank:.4g}", _exponent(m.law)) for m in report.matrices]
+    _print_table(("weight matrix", "shape", "stable rank", "spectral alpha"), laws, flexible=0)
+    return 0
+
+
+def _exponent(law: Any) -> str:
+    return f"{law.alpha:.3g} (tail of {law.tail})" if law.alpha == law.alpha else "-"
+
+
+def _plain(value: Any) -> Any:
+    """A report as JSON knows it: named fields as objects, single-number arrays as numbers, NaN as null."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | int) or value is None:
+        return value
+    return float(value) if math.isfinite(float(value)) else None
+
+
 # The atlas's database --------------------------------------------------------------------------------------
 
 
@@ -735,6 +773,12 @@ def _print_options(options: Iterable[Option]) -> None:
 
 
 STATUSES = ("implemented", "open", "recorded", "stale", "supported", "refuted", "inconclusive")
+AT_COLLAPSE = {
+    "agreement": "1",
+    "alignment": "1",
+    **dict.fromkeys(("variability", "damped variability", "norm variation", "simplex error"), "0"),
+    **dict.fromkeys(("kernel variation", "alignment variation"), "0"),
+}
 _JSON = Option("json", "", "print JSON and nothing else")
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
@@ -787,6 +831,7 @@ COMMANDS: Mapping[str, Command] = {
         (Option("open", "", "open it in a browser"),),
         (("unseen report grokking --open", "the latest run below ./runs"),),
     ),
+<<<<<<< HEAD
     "search": Command(
         _search,
         "find papers, of the catalogue and imported ones, by words and meaning",
@@ -841,6 +886,14 @@ COMMANDS: Mapping[str, Command] = {
             Option("out", "DIR", "with --dry-run: the folder", "digests"),
         ),
         (("unseen digest --send", "UNSEEN_SMTP_HOST and others, or UNSEEN_HOME/smtp.json, name the mail server"),),
+=======
+    "collapse": Command(
+        _collapse,
+        "measure a language model on disk: spectra of its weights, neural collapse on a text",
+        "CHECKPOINT",
+        (Option("text", "FILE", "text to measure neural collapse on, UTF-8; without it, spectra only"), _JSON),
+        (("unseen collapse ./my-model --text notes.txt", "a Hugging Face directory; nothing is downloaded"),),
+>>>>>>> main
     ),
     "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
 }

@@ -32,7 +32,7 @@ def test_the_record_is_the_path_of_gradient_descent():
 
 
 def test_bad_use():
-    with pytest.raises(UserError, match="updates takes"):
+    with pytest.raises(UserError, match="length takes"):
         track_weight_distance(0)
     link = track_weight_distance(2)
     with pytest.raises(UserError, match="third argument"):

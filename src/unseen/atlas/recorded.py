@@ -181,7 +181,8 @@ def _small(png: bytes) -> bytes:
             (_FIGURE_WIDTH, round(image.height * _FIGURE_WIDTH / image.width)), Image.Resampling.LANCZOS
         )
     buffer = io.BytesIO()
-    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    # Maximum coverage keeps every colour near itself; a median cut gives up a thin line's for shades of wide areas.
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unseen.lab.store import Damaged, Store, home
+from unseen.lab.store import Store, home
 from unseen.lab.version import source_version
 
 _loaded: dict[str, dict[str, np.ndarray]] = {}
@@ -52,10 +52,10 @@ def artifact(
             return dict(kept)
     keep = Store(place)
     file = f"{name}-{key}.arrays"
-    arrays = _read(keep, file)
+    arrays = keep.arrays_if_kept(file, "computing it again")
     if arrays is None:
         with _lock(keep, file):
-            arrays = _read(keep, file)
+            arrays = keep.arrays_if_kept(file, "computing it again")
             if arrays is None:
                 arrays = _compute(function, settings)
                 keep.write_arrays(file, arrays)
@@ -72,18 +72,6 @@ def _address(function: Callable[..., Any], settings: Mapping[str, Any]) -> tuple
     version = source_version(Path(source)) if source and Path(source).exists() else "interactive"
     text = json.dumps([name, version, settings], sort_keys=True)
     return function.__name__.strip("_").replace("<lambda>", "lambda"), hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read(keep: Store, file: str) -> dict[str, np.ndarray] | None:
-    if not keep.exists(file):
-        return None
-    try:
-        return keep.read_arrays(file)
-    except Damaged as damage:
-        import warnings
-
-        warnings.warn(f"{damage}; computing it again.", stacklevel=3)
-        return None
 
 
 def _lock(keep: Store, file: str) -> Any:

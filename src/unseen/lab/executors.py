@@ -17,7 +17,7 @@ import numpy as np
 from unseen.lab.engine import Block, Control, Progress, Stopped, run_blocks
 from unseen.lab.errors import UserError
 from unseen.lab.locate import describe, restore
-from unseen.lab.store import Damaged, Store, pack, unpack
+from unseen.lab.store import Store, pack, unpack
 from unseen.lab.study import Study
 
 Results = Iterator[tuple[Block, dict[str, np.ndarray]]]
@@ -111,16 +111,7 @@ def checkpointed(store: Store, every: float) -> Control:
     """A control that keeps checkpoints in a store; a damaged one is named and its block starts again."""
 
     def load(name: str) -> dict[str, np.ndarray] | None:
-        file = f"{name}.checkpoint"
-        if not store.exists(file):
-            return None
-        try:
-            return store.read_arrays(file)
-        except Damaged as damage:
-            import warnings
-
-            warnings.warn(f"{store.path(file)}: {damage}; this block starts again.", stacklevel=2)
-            return None
+        return store.arrays_if_kept(f"{name}.checkpoint", "this block starts again")
 
     return Control(load=load, save=lambda name, arrays: store.write_arrays(f"{name}.checkpoint", arrays), every=every)
 

@@ -145,6 +145,19 @@ class Store:
         """
         return unpack(self.read(name), name)
 
+    def arrays_if_kept(self, name: str, otherwise: str) -> dict[str, np.ndarray] | None:
+        """Arrays that `write_arrays` wrote, or None: where there is no such file, and where it is damaged, with a
+        warning that names it and says what happens `otherwise`."""
+        if not self.exists(name):
+            return None
+        try:
+            return self.read_arrays(name)
+        except Damaged as damage:
+            import warnings
+
+            warnings.warn(f"{self.path(name)}: {damage}; {otherwise}.", stacklevel=3)
+            return None
+
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Named arrays in one checked file."""
         self.write(name, pack(arrays))

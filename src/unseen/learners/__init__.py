@@ -2,11 +2,15 @@
 
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
+from unseen.learners.ensemble import ensemble
+from unseen.learners.language_modelling import language_modelling
+from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
+    "MixupBenchmark",
     "OfflineTD",
     "OutcomeBC",
     "UngrokkingProtocol",
@@ -14,5 +18,7 @@ __all__ = [
     "classifier",
     "contrastive",
     "cross_correlation",
+    "ensemble",
     "info_nce",
+    "language_modelling",
 ]

@@ -1,5 +1,25 @@
 """Numbers that predict or explain generalization: functions of arrays."""
 
+from unseen.measures.automata import (
+    AutomatonExtraction,
+    count_states,
+    equivalent_states,
+    machine_size,
+    merge_states,
+    merger_pairs,
+    minimised,
+    state_spread,
+)
+from unseen.measures.bayes_mixture import (
+    BayesMixture,
+    count_functions,
+    flip_divergence,
+    hypothesis_weight,
+    label_divergence,
+    label_probability,
+    posterior_predictive,
+    regret_bound,
+)
 from unseen.measures.circuit_efficiency import circuit_efficiency, critical_fraction, efficiency_crossing
 from unseen.measures.concentration import (
     ClosestViews,
@@ -9,6 +29,7 @@ from unseen.measures.concentration import (
     closest_views,
     contrastive_error_bound,
 )
+from unseen.measures.curvature import Curvature, squared_loss_trace
 from unseen.measures.exact import (
     action_values,
     best_context_blind_value,
@@ -38,19 +59,73 @@ from unseen.measures.hypersphere import (
     positive_distance,
     unit,
 )
+from unseen.measures.hypothesis_sampler import ChiSquareTail, HypothesisSampler, LogNormalTail
+from unseen.measures.inductive_bias import (
+    class_resolution,
+    inductive_bias_complexity,
+    inductive_bias_kernel,
+    inductive_bias_network,
+    intrinsic_dimension,
+    pomdp_difficulty,
+)
+from unseen.measures.ledger import (
+    ExampleLedger,
+    ForgettingEvents,
+    Ledger,
+    forgetting_counts,
+    memorization_score,
+    prune_by_forgetting,
+)
+from unseen.measures.neural_collapse import (
+    CollapseReport,
+    StreamingClassMoments,
+    collapse_report,
+    decisions_agree,
+    random_moments,
+)
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
+from unseen.measures.parallelograms import (
+    closed_parallelograms,
+    effective_energy,
+    parallelogram_accuracy,
+    phase_of_run,
+)
+from unseen.measures.pathways import local_grokking_onset, pathway_consistency, pathway_distance, router_pathways
+from unseen.measures.per_example_gradients import (
+    PerExampleGradients,
+    coherence,
+    noise_covariance,
+    noise_spectrum,
+    per_example_gradients,
+)
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
+from unseen.measures.residual_dependence import prompt_bias, residual_dependence
+from unseen.measures.stability import CoupledRuns, coupled_stability
+from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
+    "AutomatonExtraction",
+    "BayesMixture",
+    "ChiSquareTail",
     "ClosestViews",
+    "CollapseReport",
     "Concentration",
+    "CoupledRuns",
+    "Curvature",
     "DiversityProfile",
     "ErrorBound",
+    "ExampleLedger",
+    "ForgettingEvents",
     "GeneralizationMatrix",
+    "HypothesisSampler",
+    "Ledger",
     "LinearProbe",
+    "LogNormalTail",
     "NearestCentre",
+    "PerExampleGradients",
+    "StreamingClassMoments",
     "XorPhase",
     "action_values",
     "advani_saxe_curve",
@@ -61,31 +136,75 @@ __all__ = [
     "centre_cosine",
     "circuit_efficiency",
     "class_centres",
+    "class_resolution",
+    "closed_parallelograms",
     "closest_views",
+    "coherence",
+    "collapse_report",
     "context_aware_value",
     "contrastive_error_bound",
+    "count_functions",
+    "count_states",
+    "coupled_stability",
     "critical_fraction",
+    "decisions_agree",
     "diversity_profile",
+    "effective_energy",
     "efficiency_crossing",
+    "equivalent_states",
     "feature_diversity",
+    "flip_divergence",
     "forgetting",
+    "forgetting_counts",
     "forward_transfer",
     "frozen_error",
     "frozen_subspace",
     "hyperspherical_energy",
+    "hypothesis_weight",
+    "inductive_bias_complexity",
+    "inductive_bias_kernel",
+    "inductive_bias_network",
+    "intrinsic_dimension",
+    "label_divergence",
+    "label_probability",
     "linear_probe",
+    "local_grokking_onset",
+    "machine_size",
+    "memorization_score",
+    "merge_states",
+    "merger_pairs",
+    "minimised",
     "nearest_neighbours",
+    "noise_covariance",
+    "noise_spectrum",
     "normalised_return",
     "normalized_score",
     "null_diversity",
     "overtraining_penalty",
+    "parallelogram_accuracy",
+    "pathway_consistency",
+    "pathway_distance",
+    "per_example_gradients",
+    "phase_of_run",
     "policy_evaluation",
+    "pomdp_difficulty",
     "positive_distance",
+    "posterior_predictive",
+    "prompt_bias",
+    "prune_by_forgetting",
+    "random_moments",
     "regret",
+    "regret_bound",
+    "residual_dependence",
     "return_range",
+    "router_pathways",
+    "squared_loss_trace",
+    "state_spread",
     "success_rate",
     "successor_matrix",
+    "track_weight_distance",
     "unit",
     "value_iteration",
+    "weight_distance",
     "xor_cluster_phase",
 ]

@@ -81,6 +81,6 @@ def efficiency_crossing(memorising: xr.DataArray, generalising: Any, dim: str = 
         memorising: positive efficiencies over `dim` (two shares or more) and other dims.
         generalising: positive efficiency, a number or an array over the other dims.
     """
-    x, y = np.log(memorising[dim]), np.log(memorising)
+    x, y = xr.DataArray(np.log(memorising[dim])), xr.DataArray(np.log(memorising))
     steepness = slope(memorising[dim], memorising, dim, log=True)
     return np.exp(x.mean() + (np.log(generalising) - y.mean(dim)) / steepness)

@@ -27,7 +27,7 @@ def advani_saxe_curve(
     the eigenvalues of X'X/N for P samples of N inputs of unit variance; directions that no example has (l = 0) keep
     their first weights for ever.
 
-    Source: Advani and Saxe (2017, arXiv 1710.03667), equation of the generalization error's dynamics in section 2.1,
+    Source: Advani and Saxe (2017, arXiv 1710.03667), equation of the generalization error's dynamics,
     averaged over the Marchenko-Pastur law; time is in units of the learning time constant.
 
     Args:
@@ -50,7 +50,7 @@ def frozen_subspace(
     """The part of a linear layer's weights that gradient descent on these inputs never changes: what is orthogonal
     to all of them. With as many independent samples as dimensions there is none.
 
-    Source: Advani and Saxe (2017), section 2.2.
+    Source: Advani and Saxe (2017, arXiv 1710.03667).
     """
     _, sizes, directions = jnp.linalg.svd(inputs, full_matrices=False)
     tolerance = jnp.finfo(inputs.dtype).eps * max(inputs.shape) * sizes[0]
@@ -66,7 +66,7 @@ def frozen_error(density: Scalar, initial: Scalar) -> Float[Array, ""]:
         density: P/N, examples per input.
         initial: standard deviation of the outputs that the first weights give.
 
-    Source: Advani and Saxe (2017), section 2.2.
+    Source: Advani and Saxe (2017, arXiv 1710.03667).
     """
     return jnp.clip(1 - jnp.asarray(density), 0) * initial**2
 
@@ -74,7 +74,7 @@ def frozen_error(density: Scalar, initial: Scalar) -> Float[Array, ""]:
 def overtraining_penalty(test_error: xr.DataArray, dim: str = "step") -> xr.DataArray:
     """Log of the final test error over the smallest one on the way, what an oracle of early stopping would have had.
 
-    Source: Advani and Saxe (2017), section 2.1.
+    Source: Advani and Saxe (2017, arXiv 1710.03667).
 
     Args:
         test_error: above 0, over `dim` and any others; NaN anywhere on the way makes the result NaN.

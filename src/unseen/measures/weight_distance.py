@@ -37,8 +37,8 @@ class Travelled(NamedTuple):
     distance: Float[Array, " updates"]
 
 
-def track_weight_distance(updates: int) -> optax.GradientTransformation:
-    """An optax link that records the distance from the first weights after every update, for `updates` of them. It
+def track_weight_distance(length: int) -> optax.GradientTransformation:
+    """An optax link that records the distance from the first weights after every update, for `length` of them. It
     changes nothing; it goes last in the chain, and its state is the chain's last state.
 
     Example:
@@ -46,19 +46,19 @@ def track_weight_distance(updates: int) -> optax.GradientTransformation:
         >>> distance = optimizer_state[-1].distance
 
     Raises:
-        UserError: if `updates` is below 1.
+        UserError: if `length` is below 1.
     """
-    if updates < 1:
-        raise UserError(f"updates takes a whole number from 1 on, got {updates}.")
+    if length < 1:
+        raise UserError(f"length takes a whole number from 1 on, got {length}.")
 
     def init(params: optax.Params) -> Travelled:
-        return Travelled(params, jnp.zeros((), jnp.int32), jnp.full(updates, jnp.inf))
+        return Travelled(params, jnp.zeros((), jnp.int32), jnp.full(length, jnp.inf))
 
-    def update(changes: Any, state: Any, params: Any = None) -> tuple[Any, Travelled]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Travelled]:
         if params is None:
             raise UserError("track_weight_distance takes the parameters as update's third argument, got none.")
-        distance = weight_distance(optax.apply_updates(params, changes), state.start)
+        distance = weight_distance(optax.apply_updates(params, updates), state.start)
         record = state.distance.at[state.count].set(distance, mode="drop")
-        return changes, Travelled(state.start, state.count + 1, record)
+        return updates, Travelled(state.start, state.count + 1, record)
 
     return optax.GradientTransformation(init, update)

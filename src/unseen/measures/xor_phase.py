@@ -51,7 +51,7 @@ def xor_cluster_phase(
         fit, chance, learned: the train accuracy from which on a network fits; the test accuracies up to which it is
             near chance and from which on it is right.
 
-    Source: Xu et al. (2023, arXiv 2310.02541), theorem 3.1 and section 4.
+    Source: the regimes of the main theorem of Xu et al. (2023, arXiv 2310.02541).
     """
 
     def mean(values: Float[Array, " points"], weights: Float[Array, " points"]) -> Float[Array, ""]:

@@ -1,11 +1,22 @@
 """Networks as Equinox modules."""
 
+from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
+from unseen.models.batched import Batched
+from unseen.models.boolean_nets import BooleanNets
+from unseen.models.choice_mlp import ChoiceMLP
+from unseen.models.clip import TinyCLIP
+from unseen.models.conv_net import ConvNet
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
+from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.relu_student import ReluStudent
+from unseen.models.sparse_moe import SparseMoE
+from unseen.models.string_tree import StreamingRNN, TreeReader
+from unseen.models.tiny_lm import TinyLM
+from unseen.models.toy_addition import ToyAdditionNet
 from unseen.models.transformer import Transformer
 from unseen.models.xor_nets import TwoLayerFixedReadout, XorNets
 
@@ -13,21 +24,35 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNormMLP",
+    "Batched",
+    "BooleanNets",
     "CategoricalPolicy",
+    "ChoiceMLP",
+    "ConvNet",
     "DecisionTransformer",
     "EmbeddingMLP",
     "FeatureNet",
     "GaussianPolicy",
+    "GhostBatchNorm",
+    "MatrixConvNet",
     "PairTransformer",
     "QuadraticMLP",
     "Recurrent",
     "ReluStudent",
+    "SparseMoE",
     "StackRNN",
+    "StreamingRNN",
     "TapeRNN",
+    "TinyCLIP",
+    "TinyLM",
+    "ToyAdditionNet",
     "Transformer",
+    "TreeReader",
     "TwoLayerFixedReadout",
     "XorNets",
     "layer_inputs",
+    "settle",
     "torch_layer_inputs",
     "update_stack",
     "update_tape",

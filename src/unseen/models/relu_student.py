@@ -13,7 +13,7 @@ class ReluStudent(eqx.Module):
 
     The factor keeps the sharpness of the loss the same for every width, so that one learning rate serves all.
 
-    Source: Advani and Saxe (2017, arXiv 1710.03667), section 4: small first layer, second layer at zero.
+    Source: Advani and Saxe (2017, arXiv 1710.03667): small first layer, second layer at zero.
 
     Attributes:
         weights: W, one column a unit.

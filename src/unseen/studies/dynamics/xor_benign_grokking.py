@@ -31,6 +31,10 @@ class XorBenignGrokking(Study):
 
     Descent never leaves the first weights plus the span of the examples, so that it is run in an orthonormal basis
     of that span: the same path as in p dimensions (a test holds them together), at n/p of the cost.
+
+    What came out: all four claims hold. The first step fits all labels at a strong signal (0.998) with the test
+    accuracy at chance (0.52; from 0.45 to 0.6 over seeds, probably by how evenly the sample fills the clusters); at
+    |mu|^2 = 20 the same training stays at 0.50 to the end although the best rule is right on 0.998 of new points.
     """
 
     dimension: int = 8_000  # p, of the inputs

@@ -37,7 +37,7 @@ class TeacherNetwork:
 
     Axes: fresh inputs; `samples`; `noise`.
 
-    Source: Advani and Saxe (2017, arXiv 1710.03667), section 4.
+    Source: Advani and Saxe (2017, arXiv 1710.03667).
 
     Attributes:
         dimension: of the inputs, each of variance 1.

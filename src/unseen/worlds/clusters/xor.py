@@ -42,7 +42,7 @@ class XorClusters:
 
     Axes: fresh points; `signal`; `flip`; `dimension`.
 
-    Source: Xu et al. (2023, arXiv 2310.02541), section 2.1. Their means are any two orthogonal ones of equal norm;
+    Source: Xu et al. (2023, arXiv 2310.02541). Their means are any two orthogonal ones of equal norm;
     here they lie on the first two axes, which is no loss as the noise is the same in every direction.
 
     Attributes:
@@ -156,7 +156,7 @@ class BooleanXor:
 
     Axes: unseen strings; `bits`, of which all but two are irrelevant.
 
-    Source: Wen et al. (2023, arXiv 2307.11007), section 3; Wei et al. (2019, arXiv 1810.05369).
+    Source: Wen et al. (2023, arXiv 2307.11007); Wei et al. (2019, arXiv 1810.05369).
 
     Attributes:
         bits: d.
