@@ -831,7 +831,6 @@ COMMANDS: Mapping[str, Command] = {
         (Option("open", "", "open it in a browser"),),
         (("unseen report grokking --open", "the latest run below ./runs"),),
     ),
-<<<<<<< HEAD
     "search": Command(
         _search,
         "find papers, of the catalogue and imported ones, by words and meaning",
@@ -886,14 +885,13 @@ COMMANDS: Mapping[str, Command] = {
             Option("out", "DIR", "with --dry-run: the folder", "digests"),
         ),
         (("unseen digest --send", "UNSEEN_SMTP_HOST and others, or UNSEEN_HOME/smtp.json, name the mail server"),),
-=======
+    ),
     "collapse": Command(
         _collapse,
         "measure a language model on disk: spectra of its weights, neural collapse on a text",
         "CHECKPOINT",
         (Option("text", "FILE", "text to measure neural collapse on, UTF-8; without it, spectra only"), _JSON),
         (("unseen collapse ./my-model --text notes.txt", "a Hugging Face directory; nothing is downloaded"),),
->>>>>>> main
     ),
     "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
 }
