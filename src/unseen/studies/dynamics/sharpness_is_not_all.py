@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge
 from unseen.lab.statistics import log_ratio, mean_interval, paired_difference
@@ -190,29 +191,32 @@ class SharpnessIsNotAll(Study):
         fig, axes = figures.panels(e.network.size, width=3.5, height=4.4, sharey=True, squeeze=False)
         titles = {"plain": "no bias", "bias": "with bias", "normalised": "normalised features"}
         for ax, network in zip(axes[0], e.network.values, strict=True):
-            cell = e.sel(network=network)
+            cell, lost = e.sel(network=network), []
             for color, radius in zip(("0.45", *figures.COLORS), e.radius.values, strict=False):
-                label = f"SAM, {radius:g}" if radius else "SGD"
-                for seed in cell.seed.values:
-                    run = cell.sel(radius=radius, seed=seed).dropna("step", subset=["trace"])
+                runs = [
+                    cell.sel(radius=radius, seed=seed).dropna("step", subset=["trace"]) for seed in cell.seed.values
+                ]
+                fitting = [run for run in runs if run.train_loss[-1] < 0.01]
+                for run in fitting:
                     ax.plot(run.trace, run.test_accuracy, color=color, lw=0.8, alpha=0.35)
                     ax.plot(run.trace[-1:], run.test_accuracy[-1:], "o", ms=6, color=color, alpha=0.8, mew=0)
-                ax.plot([], [], "o-", color=color, label=label)
+                ax.plot([], [], "o-", color=color, label=f"SAM, {radius:g}" if radius else "SGD")
+                if len(fitting) < len(runs):
+                    lost.append(f"{len(runs) - len(fitting)} of {len(runs)} at {radius:g}")
+            if lost:
+                said = "not shown, as they do not fit:\n" + "\n".join(lost)
+                ax.annotate(said, (0.03, 0.02), xycoords="axes fraction", size=10)
             built = cell.isel(radius=0)
             if built.built_trace.notnull().any():
-                ax.plot(
-                    built.built_trace,
-                    built.built_accuracy,
-                    "x",
-                    ms=9,
-                    mew=2.5,
-                    color="black",
-                    label="memorising,\nby hand",
-                )
+                x, y = built.built_trace, built.built_accuracy
+                ax.plot(x, y, "x", ms=9, mew=2.5, color="black", label="memorising,\nby hand")
             ax.set(xscale="log", xlabel="trace of the Hessian", ylim=(0.4, 1.03))
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(titles[str(network)])
         axes[0][0].set_ylabel("accuracy on unseen strings")
-        axes[0][-1].legend(loc="lower right", handlelength=1.2)
+        axes[0][-1].legend(loc="upper right", handlelength=1.2)
         return fig
 
 
