@@ -23,7 +23,7 @@ from unseen.lab.errors import UserError
 from unseen.lab.store import home
 
 SCHEMA = 1  # the number of migrations
-PATIENCE = 10.0  # seconds to wait for another process that writes
+PATIENCE = 30.0  # seconds to wait for another process that writes
 MARK, UNMARK = "\ue000", "\ue001"  # around matched words; `text.clean` lets neither into the database
 WEIGHTS = (8.0, 3.0, 2.0, 1.0)  # of title, question, body and the rest in BM25
 
