@@ -5,8 +5,9 @@ from typing import Literal
 
 import pytest
 
-from unseen import Learner, Study, UserError, claim, part
+from unseen import Learner, Study, UserError, claim, judge, part
 from unseen.lab import engine
+from unseen.lab.interval import Interval
 
 
 class Sample(Study):
@@ -35,7 +36,8 @@ class Sample(Study):
         return Learner.once(lambda key: {"y": size})
 
     @claim("one", says="s", supported_if="a", refuted_if="b")
-    def one(self, e): ...
+    def one(self, e):
+        return e
 
 
 def test_a_study_is_a_frozen_dataclass_with_its_conditions_as_fields():
@@ -45,6 +47,15 @@ def test_a_study_is_a_frozen_dataclass_with_its_conditions_as_fields():
     with pytest.raises(dataclasses.FrozenInstanceError):
         study.width = 4
     assert Sample.claims == {"one": "one"}
+
+
+def test_a_claim_is_judged_on_any_evidence_by_its_id():
+    judgement = judge(Interval(1.0, 0.5, 1.5, 3, 0, "t"), supported=True, refuted=False)
+    assert Sample().judgement("one", judgement) is judgement
+    with pytest.raises(UserError, match="did you mean 'one'"):
+        Sample().judgement("onne", judgement)
+    with pytest.raises(TypeError, match=r"Sample\.one must return a Judgement"):
+        Sample().judgement("one", None)
 
 
 def test_scales_replace_defaults_and_changes_replace_scales():

@@ -50,7 +50,7 @@ def test_it_learns_colours_from_captions_and_nothing_from_shuffled_ones(tmp_path
     world = ShapeScenes()
     images, _, attributes = world.sample(jax.random.key(3), 200, EASY)
     prompts = world.prompts(jax.random.key(4), "colour", 4)
-    settings = {"steps": 100, "batch": 32, "width": 16, "factors": EASY, "mention": {"colour": 1.0}}
+    settings = {"steps": 300, "batch": 64, "width": 32, "factors": EASY, "mention": {"colour": 1.0}}
     right = {}
     for shuffled in (False, True):
         model = TinyCLIP.pretrained(0, shuffled=shuffled, **settings)

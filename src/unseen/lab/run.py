@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 
 from unseen.lab import evidence as evidence_
-from unseen.lab.claims import ClaimText, Judgement, Verdict
+from unseen.lab.claims import ClaimText, Verdict
 from unseen.lab.engine import Block, Stopped, label_of, plan, set_up
 from unseen.lab.errors import RunInterrupted, UserError
 from unseen.lab.executors import checkpointed, execute
@@ -345,9 +345,7 @@ class _Job:
     def judge(self, evidence: xr.Dataset) -> list[Verdict]:
         """A verdict on each registered claim that the study judges, in the catalogue's order."""
         return [
-            _judged(self.study, evidence, self.registered[id_], self.study.claims[id_])
-            for id_ in self.registered
-            if id_ in self.study.claims
+            _judged(self.study, evidence, self.registered[id_]) for id_ in self.registered if id_ in self.study.claims
         ]
 
     def judged_by(self) -> str:
@@ -406,12 +404,12 @@ class _Job:
         }
 
 
-def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) -> Verdict:
+def _judged(study: Study, evidence: xr.Dataset, text: ClaimText) -> Verdict:
     changed = _conditions_changed(study)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            judgement = getattr(study, method)(evidence)
+            judgement = study.judgement(text.id, evidence)
     except (UserError, KeyError) as error:
         # A claim may need a condition that the user left out; with the default conditions it is a defect.
         if not changed and not isinstance(error, UserError):
@@ -419,8 +417,6 @@ def _judged(study: Study, evidence: xr.Dataset, text: ClaimText, method: str) ->
         nan = float("nan")
         reason = str(error).strip("'\"").splitlines()[0] if str(error) else "a condition that it needs was not run"
         return Verdict(text.id, "inconclusive", nan, nan, nan, 0, text.rule, f"not judged: {reason}", text.says)
-    if not isinstance(judgement, Judgement):
-        raise TypeError(f"{type(study).__name__}.{method} must return a Judgement (see unseen.judge).")
     effect = judgement.effect
     return Verdict(
         text.id,

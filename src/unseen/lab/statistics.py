@@ -315,34 +315,47 @@ def _t_limits(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray
 def _bca_limits(
     samples: np.ndarray, level: float, statistic: Callable[..., np.ndarray] = np.mean
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bias-corrected and accelerated interval of `statistic(rows, axis=1)` for each row of `samples`.
-
-    Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 14.3: bias correction from the
-    share of resamples below the estimate (ties count half), acceleration from the jackknife.
-    """
-    from scipy.special import ndtr, ndtri
+    """Bias-corrected and accelerated interval of `statistic(rows, axis=1)` for each row of `samples`."""
+    from scipy.special import ndtri
 
     estimate = statistic(samples, axis=1)
     resampled = np.sort(_resampled(samples, statistic), axis=1)
     count = resampled.shape[1]
-    rounding = 1e-12 * np.ptp(samples, axis=1)  # ties of discrete data must stay ties
-    below = (resampled < (estimate - rounding)[:, None]).sum(1)
-    not_above = (resampled <= (estimate + rounding)[:, None]).sum(1)
-    share = np.clip((below + not_above) / (2 * count), 0.5 / count, 1 - 0.5 / count)
-    bias = ndtri(share)[:, None]
     left_out = np.stack([statistic(np.delete(samples, i, axis=1), axis=1) for i in range(samples.shape[1])], axis=1)
-    influence = left_out.mean(1, keepdims=True) - left_out
-    with np.errstate(invalid="ignore", divide="ignore"):
-        acceleration = (influence**3).sum(1) / (6 * (influence**2).sum(1) ** 1.5)
-    acceleration = np.nan_to_num(acceleration)[:, None]  # no influence at all: no skewness to correct
-    z = bias + ndtri(np.array([0.5 - level / 2, 0.5 + level / 2]))
-    position = ndtr(bias + z / (1 - acceleration * z)) * (count - 1)
+    rounding = 1e-12 * np.ptp(samples, axis=1)  # ties of discrete data must stay ties
+    position = _bca_positions(estimate, resampled, left_out, ndtri(_tails(level)), rounding)
     floor = position.astype(int)
     ceiling = np.minimum(floor + 1, count - 1)
     ends = np.take_along_axis(resampled, floor, 1)
     ends += (position - floor) * (np.take_along_axis(resampled, ceiling, 1) - ends)
     flat = np.ptp(samples, axis=1) == 0
     return np.where(flat, estimate, ends[:, 0]), np.where(flat, estimate, ends[:, 1])
+
+
+def _tails(level: float) -> np.ndarray:
+    return np.array([0.5 - level / 2, 0.5 + level / 2])
+
+
+def _bca_positions(
+    estimate: np.ndarray, resampled: np.ndarray, left_out: np.ndarray, z: np.ndarray, rounding: np.ndarray
+) -> np.ndarray:
+    """Where among the sorted `resampled` (rows, resamples) the two limits lie: (rows, 2), from 0.
+
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 14.3: bias correction from the
+    share of resamples below the estimate (ties, within `rounding`, count half), acceleration from the
+    jackknife (`left_out`: (rows, n)). `z` are the quantiles of the two tails.
+    """
+    from scipy.special import ndtr, ndtri
+
+    count = resampled.shape[1]
+    below = (resampled < (estimate - rounding)[:, None]).sum(1)
+    not_above = (resampled <= (estimate + rounding)[:, None]).sum(1)
+    bias = ndtri(np.clip((below + not_above) / (2 * count), 0.5 / count, 1 - 0.5 / count))[:, None]
+    influence = left_out.mean(1, keepdims=True) - left_out
+    with np.errstate(invalid="ignore", divide="ignore"):
+        acceleration = (influence**3).sum(1) / (6 * (influence**2).sum(1) ** 1.5)
+    acceleration = np.nan_to_num(acceleration)[:, None]  # no influence at all: no skewness to correct
+    return ndtr(bias + (bias + z) / (1 - acceleration * (bias + z))) * (count - 1)
 
 
 def _resampled(samples: np.ndarray, statistic: Callable[..., np.ndarray]) -> np.ndarray:
@@ -391,7 +404,7 @@ def bootstrap_interval(
     Resamples in which the statistic is NaN (an undefined correlation) are left out; where they are over a
     twentieth the interval is unbounded, as with fewer than three seeds.
     """
-    from scipy.special import ndtr, ndtri, stdtrit
+    from scipy.special import stdtrit
 
     n = data.sizes[dim]
     data = data.assign_coords({dim: np.arange(n)})
@@ -413,16 +426,11 @@ def bootstrap_interval(
         return unbounded
     if there[0] == there[-1]:
         return Interval(estimate, float(there[0]), float(there[0]), n, 0, method)
-    count = there.size
-    rounding = 1e-12 * (1 + abs(estimate))
-    below = (np.sum(there < estimate - rounding) + np.sum(there <= estimate + rounding)) / (2 * count)
-    bias = ndtri(np.clip(below, 0.5 / count, 1 - 0.5 / count))
     left_out = np.array([value(np.delete(np.arange(n), i)) for i in range(n)])
-    influence = left_out.mean() - left_out
-    with np.errstate(invalid="ignore", divide="ignore"):
-        acceleration = float(np.nan_to_num((influence**3).sum() / (6 * (influence**2).sum() ** 1.5)))
-    z = bias + math.sqrt(n / (n - 1)) * stdtrit(n - 1, np.array([0.5 - level / 2, 0.5 + level / 2]))
-    position = ndtr(bias + z / (1 - acceleration * z)) * (count - 1)
+    z = math.sqrt(n / (n - 1)) * stdtrit(n - 1, _tails(level))
+    position = _bca_positions(
+        np.array([estimate]), there[None], left_out[None], z, np.array([1e-12 * (1 + abs(estimate))])
+    )[0]
     low, high = there[np.floor(position).astype(int)[0]], there[np.ceil(position).astype(int)[1]]
     return Interval(estimate, float(low), float(high), n, 0, method)
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, dataclass_transform
 
-from unseen.lab.claims import ClaimText
+from unseen.lab.claims import ClaimText, Judgement
 from unseen.lab.errors import UserError
 from unseen.lab.learner import Learner
 
@@ -197,6 +197,19 @@ class Study:
             cell = dict(zip(names, values, strict=True))
             if p.includes is None or p.includes(self, **cell):
                 yield cell
+
+    def judgement(self, claim: str, evidence: Any) -> Judgement:
+        """What the study says of one claim (its id in the catalogue) on this evidence, a run's or any other.
+
+        Raises:
+            UserError: on an id that is none of the study's.
+        """
+        if claim not in self.claims:
+            raise UserError(f"{self.key} has no claim {claim!r}{_nearest(claim, set(self.claims))}")
+        found = getattr(self, self.claims[claim])(evidence)
+        if not isinstance(found, Judgement):
+            raise TypeError(f"{type(self).__name__}.{self.claims[claim]} must return a Judgement (see unseen.judge).")
+        return found
 
     def seeds_of(self, p: Part) -> list[int]:
         """Seeds of a part: its own number of them, but never more than the study's."""

@@ -99,6 +99,7 @@ from unseen.measures.per_example_gradients import (
     noise_spectrum,
     per_example_gradients,
 )
+from unseen.measures.randomised_auc import binary_auc, randomised_auc
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
 from unseen.measures.stability import CoupledRuns, coupled_stability
@@ -133,6 +134,7 @@ __all__ = [
     "best_context_blind_value",
     "best_observed",
     "best_stochastic_blind_value",
+    "binary_auc",
     "centre_cosine",
     "circuit_efficiency",
     "class_centres",
@@ -193,6 +195,7 @@ __all__ = [
     "prompt_bias",
     "prune_by_forgetting",
     "random_moments",
+    "randomised_auc",
     "regret",
     "regret_bound",
     "residual_dependence",

@@ -19,6 +19,7 @@ from unseen.methods.merging import (
     task_arithmetic,
 )
 from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
+from unseen.methods.pgd import PGDAttack
 from unseen.methods.robust_gradients import (
     median_of_three,
     median_of_three_gradient,
@@ -48,6 +49,7 @@ __all__ = [
     "HeldOut",
     "LabelNoiseSGD",
     "Multiverse",
+    "PGDAttack",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",

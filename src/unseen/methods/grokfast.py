@@ -33,12 +33,14 @@ class GradientWindow(NamedTuple):
 
     Attributes:
         past: the last gradients, in a ring; a leading axis of the window's length.
+        oldest: of these, the one that the next gradient replaces.
         total: their sum.
         error: what rounding has taken from the sum (Kahan, 1965).
         count: number of gradients seen.
     """
 
     past: PyTree
+    oldest: PyTree
     total: PyTree
     error: PyTree
     count: Int[Array, ""]
@@ -106,25 +108,26 @@ class GrokfastMA(optax.GradientTransformation):
         def init(params: Any) -> Any:
             past = jax.tree.map(lambda p: jnp.zeros((length, *p.shape), p.dtype), params)
             zero = jax.tree.map(jnp.zeros_like, params)
-            return GradientWindow(past, zero, zero, jnp.zeros((), jnp.int32))
+            return GradientWindow(past, zero, zero, zero, jnp.zeros((), jnp.int32))
 
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-            oldest = jax.tree.map(lambda past: _oldest(past, state.count), state.past)
+            # The next oldest is read from the new ring: with a read from the old one XLA would copy the ring.
             past = jax.tree.map(lambda past, g: _replace_oldest(past, g, state.count), state.past, updates)
+            oldest = jax.tree.map(lambda past: _oldest(past, state.count + 1), past)
             # A running sum with compensation: rounding errors do not add up over a long training.
-            add = jax.tree.map(lambda g, old, error: (g - old) - error, updates, oldest, state.error)
+            add = jax.tree.map(lambda g, old, error: (g - old) - error, updates, state.oldest, state.error)
             total = jax.tree.map(jnp.add, state.total, add)
             error = jax.tree.map(lambda new, old, add: (new - old) - add, total, state.total, add)
             weight = jnp.where(state.count + 1 >= length, amplification, 0.0) / length
             filtered = jax.tree.map(lambda g, total: g + weight * total, updates, total)
-            return filtered, GradientWindow(past, total, error, state.count + 1)
+            return filtered, GradientWindow(past, oldest, total, error, state.count + 1)
 
         return super().__new__(cls, init, update)
 
 
 @custom_vmap
 def _oldest(past: Float[Array, "length *shape"], count: Int[Array, ""]) -> Float[Array, "*shape"]:
-    """The entry of a ring that was written `length` gradients ago."""
+    """The entry of a ring that gradient number `count` replaces."""
     return jax.lax.dynamic_index_in_dim(past, count % past.shape[0], 0, keepdims=False)
 
 

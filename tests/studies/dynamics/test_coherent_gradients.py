@@ -49,23 +49,19 @@ def evidence(*, coherent=4.0, spared=0.4, gain=0.1, order=-1.0) -> xr.Dataset:
     )  # fmt: skip
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_claims_on_made_up_runs():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("real-over-random", e).effect.estimate == pytest.approx(np.log(20), abs=0.01)
-    assert judged("not-just-slow", e).effect.estimate == pytest.approx(0.4 - 0.015, abs=1e-6)
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert STUDY.judgement("real-over-random", e).effect.estimate == pytest.approx(np.log(20), abs=0.01)
+    assert STUDY.judgement("not-just-slow", e).effect.estimate == pytest.approx(0.4 - 0.015, abs=1e-6)
     worse = evidence(coherent=0.3, spared=-0.1, gain=-0.05, order=1.0)
-    assert {c: judged(c, worse).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
+    assert {c: STUDY.judgement(c, worse).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
 
 
 def test_runs_that_never_fit_leave_the_comparison_at_equal_fit_open():
     e = evidence()
     e["median_clean_fit"] = e.median_clean_fit.where(e.seed > 0, 0.5)
-    found = judged("not-just-slow", e)
+    found = STUDY.judgement("not-just-slow", e)
     assert found.outcome == "inconclusive" and found.effect.missing == 1
 
 

@@ -38,13 +38,9 @@ def evidence(levels=None, error=0.02, trend=1.0) -> xr.Dataset:
     )  # fmt: skip
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_paper_supports_every_claim():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +53,7 @@ def test_evidence_that_follows_the_paper_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_figure_does_without_what_was_not_run():

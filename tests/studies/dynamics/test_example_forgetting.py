@@ -37,19 +37,15 @@ def evidence(*, least=0.96, random=0.95, most=0.93, full=0.96, agree=1.0, wrong_
     )  # fmt: skip
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_claims_on_made_up_counts():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("prunable", e).effect.estimate == pytest.approx(0)
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert STUDY.judgement("prunable", e).effect.estimate == pytest.approx(0)
     worse = evidence(least=0.90, agree=-1, wrong_are_forgotten=False)
     for claim in ("across-architectures", "prunable", "noise-found"):
-        assert judged(claim, worse).outcome == "refuted", claim
+        assert STUDY.judgement(claim, worse).outcome == "refuted", claim
     even = e.assign(events=e.events * 0 + 3.0)
-    assert judged("uneven", even).outcome == "refuted"
+    assert STUDY.judgement("uneven", even).outcome == "refuted"
 
 
 def test_chance_throws_as_many_events():

@@ -56,13 +56,9 @@ def evidence(exact=None, order=1.0, hidden=2.0, need=None, formula=None) -> xr.D
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_paper_supports_every_claim():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +73,7 @@ def test_evidence_that_follows_the_paper_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_hypotheses_are_the_waves_within_the_cutoff():

@@ -39,10 +39,6 @@ def evidence(theory=1.0, peak=3.0, rise=0.5, many=0.0, largest=1.0, mid=1.5) -> 
     )
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "effect"),
     [
@@ -53,7 +49,7 @@ def judged(claim: str, e: xr.Dataset):
     ],
 )
 def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported"
     assert verdict.effect.estimate == pytest.approx(effect, abs=0.01)
 
@@ -70,14 +66,14 @@ def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_widths_are_chosen_on_the_seeds_that_do_not_judge():
     e = evidence()
     lucky = xr.where((e.width == 5) & (e.seed % 2 == 1), 0.2, 1.0)
     e["test_loss"] = (e.test_loss + STUDY.noise**2) * lucky - STUDY.noise**2
-    assert "best width up to 100: 100" in judged("bigger-is-fine", e).note
+    assert "best width up to 100: 100" in STUDY.judgement("bigger-is-fine", e).note
 
 
 @pytest.mark.parametrize("setting", [dict(snr=0.0), dict(density=(0.001,)), dict(initial=(-1.0,)), dict(moments=1)])

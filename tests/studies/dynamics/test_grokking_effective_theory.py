@@ -44,17 +44,15 @@ def evidence(wrong=0.0, critical=0.45, theory=0.45, structured=(1.0, 0.2), froze
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_theory_supports_every_claim():
     e = evidence()
-    assert {claim: judged(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("geometry-predicts", e).effect.estimate == pytest.approx(1)
-    assert judged("critical-fraction", e).effect.estimate == pytest.approx(0, abs=1e-9)
-    assert judged("goldilocks", e).note == "24 comprehension, 24 grokking, 24 memorization, 24 confusion"
-    assert judged("trainable-embeddings", e).effect.estimate == pytest.approx(0.7)
+    assert {claim: STUDY.judgement(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(
+        STUDY.claims, "supported"
+    )
+    assert STUDY.judgement("geometry-predicts", e).effect.estimate == pytest.approx(1)
+    assert STUDY.judgement("critical-fraction", e).effect.estimate == pytest.approx(0, abs=1e-9)
+    assert STUDY.judgement("goldilocks", e).note == "24 comprehension, 24 grokking, 24 memorization, 24 confusion"
+    assert STUDY.judgement("trainable-embeddings", e).effect.estimate == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +65,13 @@ def test_evidence_that_follows_the_theory_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_a_control_that_does_not_fit_decides_nothing():
     e = evidence()
     e["train_accuracy"] = e.train_accuracy.where(e.embedding_rate > 0, 0.6)
-    assert judged("trainable-embeddings", e).outcome == "inconclusive"
+    assert STUDY.judgement("trainable-embeddings", e).outcome == "inconclusive"
 
 
 def test_bad_settings():

@@ -20,7 +20,7 @@ def evidence(power=-1.0, held=1.0, free=2.0, gaps=(0.1, 0.2, 0.3, 0.2, 0.1), wil
     start = grid.samples.astype(float) ** power * grid
     distance = xr.concat([start.expand_dims(update=[500]), (start * growth).expand_dims(update=[1500])], "update")
     copies = xr.DataArray([1.0, 1.0, 1.0], {"copy": range(3)}, ["copy"])
-    one = xr.where(copies.copy == 2, 1.0, 0.0)
+    one = xr.where(copies["copy"] == 2, 1.0, 0.0)
 
     def changes(excess: float) -> xr.DataArray:
         return (copies + one * 3 * (xr.where(grid.alpha == 1.4, excess, 1.0) - 1)) * grid * JITTER
@@ -37,16 +37,12 @@ def evidence(power=-1.0, held=1.0, free=2.0, gaps=(0.1, 0.2, 0.3, 0.2, 0.1), wil
     )
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "effect"),
     [("one-over-n", -1), ("time-uniform", 0), ("not-monotone", 0.2), ("surrogate-needed", math.log(10))],
 )
 def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported"
     assert verdict.effect.estimate == pytest.approx(effect, abs=0.01)
 
@@ -64,12 +60,12 @@ def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_a_step_and_a_plateau_are_neither():
-    assert judged("not-monotone", evidence(gaps=(0.1, 0.2, 0.2, 0.2, 0.2))).outcome == "inconclusive"
-    assert judged("not-monotone", evidence(gaps=(0.3, 0.2, 0.1, 0.2, 0.3))).outcome == "supported"
+    assert STUDY.judgement("not-monotone", evidence(gaps=(0.1, 0.2, 0.2, 0.2, 0.2))).outcome == "inconclusive"
+    assert STUDY.judgement("not-monotone", evidence(gaps=(0.3, 0.2, 0.1, 0.2, 0.3))).outcome == "supported"
 
 
 @pytest.mark.parametrize("setting", [dict(alpha=(2.5,)), dict(samples=(0,)), dict(rate=0.0), dict(steps=150)])

@@ -60,16 +60,12 @@ def evidence(rates=RATES, theory=1.0, law=1.0, break_=1.0, relu_generalises=(300
     ).assign_coords(update=update, relu_step=step)
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "estimate"),
     [("exact-curves", 0.0), ("delay-law", 1.0), ("artefact", 1.0), ("few-samples-late", 2.30)],
 )
 def test_evidence_that_follows_the_theory_supports_every_claim(claim, estimate):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported"
     assert verdict.effect.estimate == pytest.approx(estimate, abs=0.04)
 
@@ -85,21 +81,21 @@ def test_evidence_that_follows_the_theory_supports_every_claim(claim, estimate):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_a_jump_that_ignores_the_tolerance_is_no_artefact():
     e = evidence()
     e["test_accuracy"] = e.test_accuracy.sel(limit=STUDY.strict_tolerance, drop=True) * xr.ones_like(e.limit)
-    assert judged("artefact", e).outcome == "refuted"
+    assert STUDY.judgement("artefact", e).outcome == "refuted"
 
 
 def test_a_jump_beyond_the_horizon_has_no_window():
-    assert judged("artefact", evidence(rates={**RATES, 375: 4e-5})).outcome == "inconclusive"
+    assert STUDY.judgement("artefact", evidence(rates={**RATES, 375: 4e-5})).outcome == "inconclusive"
 
 
 def test_runs_that_never_generalise_bound_the_delay_from_below():
-    verdict = judged("few-samples-late", evidence(rates={**RATES, 320: 1e-6}))
+    verdict = STUDY.judgement("few-samples-late", evidence(rates={**RATES, 320: 1e-6}))
     assert verdict.outcome == "supported"
     assert verdict.effect.high == np.inf and verdict.effect.missing == 0
     assert verdict.effect.low == pytest.approx(np.log10(3e5 / 223), abs=0.05)
@@ -112,7 +108,7 @@ def test_delays_too_short_to_be_seen_count_as_at_most_the_distance_of_two_looks(
     assert delay.is_upper_bound.all() and not delay.is_lower_bound.any()
     looks = 8.9 / FIT_RATE * (1 - 10 ** (-1 / 200))
     np.testing.assert_allclose(10**delay.values, looks, rtol=0.1)
-    verdict = judged("few-samples-late", e)
+    verdict = STUDY.judgement("few-samples-late", e)
     assert verdict.effect.missing == 0 and verdict.effect.high == np.inf
     assert verdict.outcome == "supported"
     # Test accuracy from the first look on, before train accuracy: a bound too.
@@ -126,13 +122,13 @@ def test_delays_too_short_to_be_seen_count_as_at_most_the_distance_of_two_looks(
 
 def test_the_relu_student_is_in_the_note_and_not_in_the_rule():
     e = evidence()
-    note = judged("few-samples-late", e).note
+    note = STUDY.judgement("few-samples-late", e).note
     assert "1.39 [1.39, inf], n = 4, at initial scale 0.1" in note  # log10 of (5000 - 100)/200, a lower bound
     assert "0 runs with few and 4 with many samples" in note
-    both = judged("few-samples-late", evidence(relu_generalises=(64, 300)))
+    both = STUDY.judgement("few-samples-late", evidence(relu_generalises=(64, 300)))
     assert "4 runs with few and 4 with many samples" in both.note and "0 [0, 0], n = 4, at initial" in both.note
-    assert both.outcome == "supported" and both.effect == judged("few-samples-late", e).effect
-    assert "no delay to compare" in judged("few-samples-late", evidence(relu_generalises=())).note
+    assert both.outcome == "supported" and both.effect == STUDY.judgement("few-samples-late", e).effect
+    assert "no delay to compare" in STUDY.judgement("few-samples-late", evidence(relu_generalises=())).note
     other = dataclasses.replace(STUDY, relu_samples=(60,))
     assert other.few_samples_late(e).note == ""
 

@@ -37,13 +37,9 @@ def evidence(growth=0.1, by_size=1.0, by_step=1.0, link=1.0):
     )  # fmt: skip
 
 
-def judged(claim, e, study=STUDY):
-    return getattr(study, study.claims[claim])(e)
-
-
 @pytest.mark.parametrize("claim", ["scale", "tracks-loss", "beyond-scale", "needs-language"])
 def test_evidence_that_follows_the_paper_supports(claim):
-    assert judged(claim, evidence()).outcome == "supported"
+    assert STUDY.judgement(claim, evidence()).outcome == "supported"
 
 
 @pytest.mark.parametrize(
@@ -54,13 +50,13 @@ def test_evidence_that_follows_the_paper_supports(claim):
     ],
 )
 def test_evidence_against_it_refutes(claim, changed):
-    assert judged(claim, evidence(**changed)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**changed)).outcome == "refuted"
 
 
 def test_collapse_against_the_loss_refutes_the_link():
     e = evidence()
     e["variability"] = 1 / e.variability
-    verdict = judged("tracks-loss", e)
+    verdict = STUDY.judgement("tracks-loss", e)
     assert verdict.outcome == "refuted" and verdict.effect.estimate == pytest.approx(-1)
 
 
@@ -70,7 +66,7 @@ def test_a_link_by_the_step_alone_is_not_enough():
     for name, level in (("variability", 10), ("validation_loss", 5)):
         noise = xr.DataArray(0.1 * rng.normal(size=e[name].shape), e[name].coords, e[name].dims)
         e[name] = level - np.log1p(STEP) + noise
-    assert judged("tracks-loss", e).outcome != "supported"
+    assert STUDY.judgement("tracks-loss", e).outcome != "supported"
 
 
 def test_weights_are_counted():
@@ -86,7 +82,7 @@ def test_the_figure_copes_with_what_is_there(kept):
 
 def test_without_the_control_the_claim_that_needs_it_says_so():
     with pytest.raises((KeyError, UserError)):
-        judged("needs-language", evidence().sel(shuffled=[0.0]))
+        STUDY.judgement("needs-language", evidence().sel(shuffled=[0.0]))
 
 
 @pytest.mark.parametrize(

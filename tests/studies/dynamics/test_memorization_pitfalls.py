@@ -41,24 +41,20 @@ def evidence(*, clean=1.0, erm=0.15, mat=0.9, cost=0.01, contrast=0.95, digits=(
     )  # fmt: skip
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_claims_on_made_up_runs():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("interplay", e).effect.estimate == pytest.approx(0.85)
-    assert judged("images", e).effect.estimate == pytest.approx(0.15)
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert STUDY.judgement("interplay", e).effect.estimate == pytest.approx(0.85)
+    assert STUDY.judgement("images", e).effect.estimate == pytest.approx(0.15)
     worse = evidence(clean=0.3, mat=0.2, cost=0.2, contrast=0.3, digits=(0.7, 0.7))
-    assert {c: judged(c, worse).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
-    assert judged("mat-helps", evidence(cost=0.07)).outcome == "inconclusive"
+    assert {c: STUDY.judgement(c, worse).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "refuted")
+    assert STUDY.judgement("mat-helps", evidence(cost=0.07)).outcome == "inconclusive"
 
 
 def test_seeds_that_were_not_run_stay_missing():
     e = evidence()
     e["worst_validation"] = e.worst_validation.where(e.seed > 0)
-    assert judged("images", e).effect.missing == 1
+    assert STUDY.judgement("images", e).effect.missing == 1
 
 
 def test_groups():

@@ -40,10 +40,6 @@ def evidence(sam=(0.98, 0.7, 0.92), trace=(20.0, 23.0, 2.2), loss=0.001) -> xr.D
     )
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "effect"),
     [
@@ -53,7 +49,7 @@ def judged(claim: str, e: xr.Dataset):
     ],
 )
 def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported" and verdict.effect.n == 4  # the seeds that did not choose the radius
     assert verdict.effect.estimate == pytest.approx(effect, abs=0.01)
     assert "radius 0.3" in verdict.note
@@ -71,12 +67,12 @@ def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_what_does_not_fit_is_not_compared():
-    assert judged("flat-memorises", evidence(loss=0.007)).outcome == "inconclusive"
-    assert judged("flat-generalises", evidence(loss=0.02)).outcome == "inconclusive"
+    assert STUDY.judgement("flat-memorises", evidence(loss=0.007)).outcome == "inconclusive"
+    assert STUDY.judgement("flat-generalises", evidence(loss=0.02)).outcome == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -20,25 +20,21 @@ def evidence(law=np.log, regimes=tuple(REGIMES), **accuracy) -> xr.Dataset:
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_claims_compare_the_regimes_that_the_rules_name():
     e = evidence(small=0.98, large=0.94, ghost=0.96, scaled=0.95, adapted_ghost=0.979)
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("gap", e).effect.estimate == pytest.approx(0.04)
-    assert judged("ghost", e).effect.estimate == pytest.approx(0.01)
-    assert judged("updates-not-batch", e).effect.estimate == pytest.approx(0.001)
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert STUDY.judgement("gap", e).effect.estimate == pytest.approx(0.04)
+    assert STUDY.judgement("ghost", e).effect.estimate == pytest.approx(0.01)
+    assert STUDY.judgement("updates-not-batch", e).effect.estimate == pytest.approx(0.001)
     worse = evidence(small=0.98, large=0.94, ghost=0.93, scaled=0.95, adapted_ghost=0.96)
-    assert judged("updates-not-batch", worse).outcome == "refuted"
-    assert judged("ghost", worse).outcome == "refuted"
-    assert judged("gap", evidence()).outcome == "refuted"
+    assert STUDY.judgement("updates-not-batch", worse).outcome == "refuted"
+    assert STUDY.judgement("ghost", worse).outcome == "refuted"
+    assert STUDY.judgement("gap", evidence()).outcome == "refuted"
 
 
 @pytest.mark.parametrize(("law", "outcome"), [(np.log, "supported"), (np.sqrt, "refuted")])
 def test_the_law_of_distance(law, outcome):
-    found = judged("log-diffusion", evidence(law))
+    found = STUDY.judgement("log-diffusion", evidence(law))
     assert found.outcome == outcome
     assert abs(found.effect.estimate) > 0.05
 

@@ -44,16 +44,12 @@ def evidence(steep=1.0, rise=0.0, uniform=11.1, near=1.0, sgld=0.1, single=1.0) 
     )
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "effect"),
     [("regret-is-weight", 1), ("size-harmless", 0), ("neighbourhood", 2), ("sgld-mixture", math.log(0.1))],
 )
 def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported"
     assert verdict.effect.estimate == pytest.approx(effect, abs=0.01)
 
@@ -70,7 +66,7 @@ def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 @pytest.mark.parametrize(

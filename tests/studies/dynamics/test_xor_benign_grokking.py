@@ -24,16 +24,12 @@ def evidence(first=1.0, test=(0.5, 0.5, 0.98), weak=0.5, flipped=1.0, linear=(0.
     return xr.Dataset({name: cell + JITTER for name, cell in {**cells, "linear_share": share}.items()})
 
 
-def judged(claim: str, e: xr.Dataset):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 @pytest.mark.parametrize(
     ("claim", "effect"),
     [("one-step-overfit", 1), ("benign-later", 0.98), ("linear-first", 0.8), ("signal-needed", 0.48)],
 )
 def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
-    verdict = judged(claim, evidence())
+    verdict = STUDY.judgement(claim, evidence())
     assert verdict.outcome == "supported"
     assert verdict.effect.estimate == pytest.approx(effect, abs=0.001)
 
@@ -50,7 +46,7 @@ def test_evidence_that_follows_the_paper_supports_every_claim(claim, effect):
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 @pytest.mark.parametrize("setting", [dict(samples=9_000), dict(test_points=1), dict(rate=0.0), dict(signal=(-1.0,))])

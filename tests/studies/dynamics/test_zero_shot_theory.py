@@ -48,15 +48,11 @@ def evidence(pairs=-1.0, prompts=-1.0, floor=0.02, gaps=(0.4, 0.3, 0.2, 0.05), s
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_theory_supports_every_claim():
     e = evidence()
-    assert {c: judged(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("sampling-rates", e).effect.estimate == pytest.approx(-1.0)
-    assert judged("images", e).effect.estimate == pytest.approx(0.265, abs=1e-6)
+    assert {c: STUDY.judgement(c, e).outcome for c in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
+    assert STUDY.judgement("sampling-rates", e).effect.estimate == pytest.approx(-1.0)
+    assert STUDY.judgement("images", e).effect.estimate == pytest.approx(0.265, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +67,7 @@ def test_evidence_that_follows_the_theory_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_figure_does_without_what_was_not_run():

@@ -35,8 +35,10 @@ def test_the_tree_has_every_string_once_in_order(symbols, depth):
 def test_outputs_along_the_tree_are_those_of_the_strings():
     machine = RandomAutomata(5, 3, 4).sample(jax.random.key(1))
     outputs = machine.tree_outputs(3)
-    for number, string in enumerate(StringTree(3, 3).strings()[1:], start=1):
-        assert outputs[number] == machine.read(jnp.array([string]))[0, -1]
+    strings = StringTree(3, 3).strings()[1:]
+    padded = machine.read(jnp.array([(*s, *[0] * (3 - len(s))) for s in strings]))
+    wanted = [padded[i, len(s) - 1] for i, s in enumerate(strings)]
+    np.testing.assert_array_equal(outputs, [machine.outputs[0], *wanted])
 
 
 @pytest.mark.parametrize(("states", "symbols"), [(1, 2), (7, 2), (6, 3)])

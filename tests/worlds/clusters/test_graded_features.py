@@ -47,7 +47,8 @@ def test_slabs_hold_the_shares_of_the_official_generator():
 def test_linear_blocks_and_cues_reach_what_they_say():
     labels = jax.random.bernoulli(KEY, 0.5, (N,)).astype(jnp.int32)
     for block in (
-        LinearBlock(), LinearBlock(noise=0.2), LinearBlock(ambiguous=0.1), CueBlock(), CueBlock(agreement=0.9, spread=1.0)
+        LinearBlock(), LinearBlock(noise=0.2), LinearBlock(ambiguous=0.1), CueBlock(),
+        CueBlock(agreement=0.9, spread=1.0)
     ):  # fmt: skip
         x, _ = block.sample(KEY, labels)
         assert ((x[:, 0] > 0) == (labels == 1)).mean() == pytest.approx(block.best_accuracy, abs=0.01)

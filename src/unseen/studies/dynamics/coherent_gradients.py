@@ -43,6 +43,12 @@ class CoherentGradients(Study):
     classes, and wrong if it is not the digit's. Fit is the share of examples that get the label that is trained.
     Alignment is the cosine of an example's gradient with the mean gradient, averaged over the first 20 updates; an
     example is learned at the first update that finds it right; both on real labels.
+
+    Found: coherence on real labels is many times that on random ones, and what agrees is learned first. The median of
+    three did nothing: thirds that are drawn anew at every update hold every wrong label equally often, their
+    gradients are close to normal around the full one, and so is their median. Piloted without better success on one
+    seed below 10: batches of 30 (less memorization at the end, no better test accuracy) and thirds that stay the
+    same (worse test accuracy). The method asks for batches in which an example is rarely met, which 300 digits deny.
     """
 
     seeds: int = 12  # number of seeds

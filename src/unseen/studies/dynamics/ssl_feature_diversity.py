@@ -34,6 +34,13 @@ class SslFeatureDiversity(Study):
 
     The paper takes its metric from Chen et al. (2021, arXiv 2104.02290). The first 2x2 poolings bring the maps to
     3x3; further convolutions keep that size.
+
+    What came out: the last layer is the most diverse one at every checkpoint from the first updates on (-2.3 against
+    -4.0 for the layer below); untrained networks, whose upper layers are alike, make `last-layer` inconclusive (0.91,
+    not surely above 0.9). `falls-with-error` is refuted: as the probe's error falls from 0.36 to 0.17, diversity does
+    not fall but rises a little (-2.6 to -2.3), with InfoNCE and with labels alike. The likely reason is that this is
+    the early part of training, in which networks leave a narrow cone; whether diversity falls in long training was
+    not tried. `width` is supported beyond dimension: 0.56 of the raw difference of 0.70 is left over random vectors.
     """
 
     train_images: int = 1_500  # digits trained on

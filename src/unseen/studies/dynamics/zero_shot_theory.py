@@ -36,6 +36,17 @@ class ZeroShotTheory(Study):
     On images (large plain shapes on dark or bright ground) a small CLIP is trained on captions that name the shape
     with a stated probability. Its zero-shot accuracy on shapes stands beside that of a linear probe on the features
     of the same image encoder, trained on labelled images.
+
+    What came out: with independence the excess is 1e-14 at most, and it grows with residual dependence (0.98).
+    `sampling-rates` is refuted by the prompts: over the registered 1 to 1,000 a label the slope is -0.78, because the
+    error cannot start to fall before prompts have covered the 20 captions; from 10 on it is -1.03, and against
+    pairs -1.02 throughout. `prompt-floor` stays inconclusive (0.71, not above 0.8): distorted prompts do leave a
+    floor of 0.0215, but at 100 prompts the sampling error, 0.007 with faithful ones, still is a third of it and
+    more, so that the ratio has not settled. On images a zero-shot reader that meets a shape's name in a quarter of
+    the captions is near chance (0.18, where the probe has 0.84); at half of them one encoder of four has learned
+    it, and at all of them zero-shot and probe are perfect. The number of updates (500, batches of 64) was chosen in
+    a pilot (seed 0, rates 0.25 and 1), where fewer attributes varied and the patches were mixed by dense layers: with
+    all attributes and attention over patches no shape was learned in a laptop's time.
     """
 
     inputs: int = 40  # values of X

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ INNER_POSITIVE = {3: 1.0, 5: 1.0, 7: 7 / 8}
 INNER_NEGATIVE = {3: 1.0, 5: 3 / 4, 7: 1 / 2}
 
 
+@runtime_checkable
 class Block(Protocol):
     """Some coordinates that depend on the label in one way."""
 
@@ -219,6 +220,14 @@ class FeatureSample(eqx.Module):
     speaks: Bool[Array, "n dims"]
     rotation: Float[Array, "dims dims"] | None
     places: Mapping[str, tuple[int, int]] = eqx.field(static=True)
+
+    @classmethod
+    def plain(
+        cls, x: Float[Array, "n dims"], labels: Int[Array, " n"], places: Mapping[str, tuple[int, int]]
+    ) -> FeatureSample:
+        """Examples of any origin, for `randomise`: their blocks by name, as first coordinate and the one after the
+        last, and no rotation."""
+        return cls(x, labels, jnp.zeros(x.shape, bool), None, _Frozen(places))
 
     @property
     def coordinates(self) -> Float[Array, "n dims"]:

@@ -37,17 +37,15 @@ def evidence(filtered=0.5, fast=2.0, low=20_000.0, addition=0.5, rates=1.0) -> x
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_paper_supports_every_claim():
     e = evidence()
-    assert {claim: judged(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("faster-than-reported-baseline", e).effect.estimate == pytest.approx(np.log(80), abs=0.1)
-    assert judged("faster-at-equal-decay", e).effect.estimate == pytest.approx(np.log(2), abs=0.05)
-    assert judged("slow-part", e).effect.estimate == pytest.approx(np.log(4), abs=0.05)
-    assert judged("faster-at-equal-decay", e).effect.n == 3  # judged on the half that did not choose
+    assert {claim: STUDY.judgement(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(
+        STUDY.claims, "supported"
+    )
+    assert STUDY.judgement("faster-than-reported-baseline", e).effect.estimate == pytest.approx(np.log(80), abs=0.1)
+    assert STUDY.judgement("faster-at-equal-decay", e).effect.estimate == pytest.approx(np.log(2), abs=0.05)
+    assert STUDY.judgement("slow-part", e).effect.estimate == pytest.approx(np.log(4), abs=0.05)
+    assert STUDY.judgement("faster-at-equal-decay", e).effect.n == 3  # judged on the half that did not choose
 
 
 @pytest.mark.parametrize(
@@ -61,11 +59,11 @@ def test_evidence_that_follows_the_paper_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_a_baseline_that_never_gets_there_is_a_lower_bound():
-    verdict = judged("faster-than-reported-baseline", evidence(low=90_000.0))
+    verdict = STUDY.judgement("faster-than-reported-baseline", evidence(low=90_000.0))
     assert verdict.outcome == "supported" and verdict.effect.high == np.inf
     assert "6 of 6 baseline runs censored" in verdict.note
 
@@ -74,7 +72,7 @@ def test_the_best_setting_is_chosen_on_the_other_half():
     """A filter that is fast on the first half alone is chosen, and judged by the second."""
     e = evidence(filtered=1.0)
     e["test_accuracy"].loc[dict(filter="ma-100-5", weight_decay=0.5, learning_rate=1e-3, seed=[0, 1, 2])] = 1.0
-    verdict = judged("faster-at-equal-decay", e)
+    verdict = STUDY.judgement("faster-at-equal-decay", e)
     assert "digits: none 0.5 against ma-100-5 0.5" in verdict.note
     assert verdict.effect.estimate == pytest.approx(0, abs=0.05)
 

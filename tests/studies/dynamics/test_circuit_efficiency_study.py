@@ -22,7 +22,7 @@ def evidence(critical=(0.13, 0.13), memorising=-0.5, generalising=0.0, level=0.5
     at 0 and stay at `level` from half of the training on."""
     share, decay = over("share", STUDY.share), over("weight_decay", STUDY.weight_decay)
     step, scratch_step = over("step", range(0, 81, 20)), over("scratch_step", range(0, 81, 20))
-    at = over("weight_decay", STUDY.weight_decay).copy(data=critical) * (1 + JITTER)
+    at = over("weight_decay", STUDY.weight_decay).copy(data=list(critical)) * (1 + JITTER)
     ran = (step <= 40 / decay) & ((share < 0.7) | (decay == 1))
     test = (1 / (1 + (at / share) ** 6)).where(ran)
     fraction, random_fraction = over("fraction", STUDY.fraction), over("random_fraction", STUDY.random_fraction)
@@ -41,18 +41,16 @@ def evidence(critical=(0.13, 0.13), memorising=-0.5, generalising=0.0, level=0.5
     )
 
 
-def judged(claim, e):
-    return getattr(STUDY, STUDY.claims[claim])(e)
-
-
 def test_evidence_that_follows_the_theory_supports_every_claim():
     e = evidence()
-    assert {claim: judged(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(STUDY.claims, "supported")
-    assert judged("ungrokking", e).effect.estimate == pytest.approx(1 - 0.003, abs=0.01)
-    assert judged("decay-independent", e).effect.estimate == pytest.approx(0, abs=1e-6)
-    assert judged("efficiency-slopes", e).effect.estimate == pytest.approx(-0.5)
-    assert "shares 0.25, 0.4, 0.6, 0.7" in judged("efficiency-slopes", e).note
-    assert judged("semi-grokking", e).effect.estimate == 1
+    assert {claim: STUDY.judgement(claim, e).outcome for claim in STUDY.claims} == dict.fromkeys(
+        STUDY.claims, "supported"
+    )
+    assert STUDY.judgement("ungrokking", e).effect.estimate == pytest.approx(1 - 0.003, abs=0.01)
+    assert STUDY.judgement("decay-independent", e).effect.estimate == pytest.approx(0, abs=1e-6)
+    assert STUDY.judgement("efficiency-slopes", e).effect.estimate == pytest.approx(-0.5)
+    assert "shares 0.25, 0.4, 0.6, 0.7" in STUDY.judgement("efficiency-slopes", e).note
+    assert STUDY.judgement("semi-grokking", e).effect.estimate == 1
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_evidence_that_follows_the_theory_supports_every_claim():
     ],
 )
 def test_evidence_against_a_claim_refutes_it(claim, how):
-    assert judged(claim, evidence(**how)).outcome == "refuted"
+    assert STUDY.judgement(claim, evidence(**how)).outcome == "refuted"
 
 
 def test_semi_grokking_must_be_late_and_over():
@@ -76,7 +74,7 @@ def test_semi_grokking_must_be_late_and_over():
     rising = evidence()
     rising["scratch_test_accuracy"] = rising.scratch_test_accuracy + 0.03 * (rising.scratch_step == 80)
     for e in (early, rising):
-        assert judged("semi-grokking", e).outcome == "refuted"
+        assert STUDY.judgement("semi-grokking", e).outcome == "refuted"
 
 
 def test_a_smaller_decay_gets_more_updates():
