@@ -564,8 +564,7 @@ def _open_store() -> Any:
     from unseen.atlas.store import Store
 
     store = Store()
-    if index.sync(store):
-        index.embed(store, most=index.FEW)
+    index.sync(store)
     return store
 
 

@@ -1,4 +1,9 @@
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -14,7 +19,6 @@ def filled(tmp_path_factory):
     file = tmp_path_factory.mktemp("atlas") / "atlas.db"
     store = Store(file)
     index.sync(store)
-    index.embed(store)
     store.close()
     return file
 
@@ -30,3 +34,42 @@ def store(filled, tmp_path, monkeypatch):
     made = Store()
     yield made
     made.close()
+
+
+FORKER = """
+import os, signal, sys
+from unseen.atlas import digest, embedding, importing, sources
+from unseen.atlas.store import Store
+embedding.embedder()
+while line := sys.stdin.readline():
+    child = os.fork()
+    if child == 0:
+        exec(line)
+        os._exit(0)
+    print("begun", flush=True)
+    sys.stdin.readline()
+    os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def killed(store):
+    """Runs code in a new process and kills it with SIGKILL at a random moment; tells whether it was still at work."""
+    command = [sys.executable, "-c", FORKER]
+    forker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    rng = random.Random(0)
+
+    def run(code, wait=lambda: None, most=0.02):
+        forker.stdin.write(f"{code}\n")
+        forker.stdin.flush()
+        assert forker.stdout.readline() == "begun\n"
+        wait()
+        time.sleep(rng.uniform(0, most))
+        forker.stdin.write("kill\n")
+        forker.stdin.flush()
+        return int(forker.stdout.readline()) == -signal.SIGKILL
+
+    yield run
+    forker.stdin.close()
+    forker.wait()

@@ -32,9 +32,9 @@ def test_every_paper_is_found_by_its_title(store):
 
 @needs_model
 def test_meaning_finds_what_words_do_not(store):
-    query = "sudden late understanding long after memorization"
-    assert "grokking" not in keys(store, query, limit=5, mode="words")
-    assert any("grok" in key for key in keys(store, query, limit=5, mode="meaning"))
+    query = "merging weights of several neural nets"
+    assert "regmean-plus-plus" not in keys(store, query, limit=5, mode="words")
+    assert keys(store, query, limit=1, mode="meaning") == ["regmean-plus-plus"]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,12 @@ def test_typos_are_mended(store, query, meant):
     results = search.search(store, query)
     assert results.corrected == {query: meant}
     assert results.hits
+
+
+@needs_model
+def test_a_rare_word_is_no_slip(store):
+    assert search.search(store, "mistaking nonsense for wisdom").corrected == {}
+    assert "hacking" not in search.search(store, "reward hacking").corrected
 
 
 def test_the_last_word_may_be_a_beginning_while_typing(store):
@@ -151,6 +157,28 @@ def test_indexing_again_changes_nothing(store):
     assert store.read("SELECT id, key, digest, added FROM documents ORDER BY id") == before
 
 
+@needs_model
+def test_embeddings_follow_model_and_texts(store, monkeypatch):
+    def vectors():
+        sql = "SELECT d.key, v.vector FROM vectors v JOIN documents d ON d.id = v.document"
+        return {row["key"]: row["vector"] for row in store.read(sql)}
+
+    before = vectors()
+    assert len(before) == 207
+    with store.write() as run:
+        index.put(run, store, index.Document("i-1", "imported", "A paper of ours"))
+    assert index.embed(store) == 1 and index.embed(store) == 0
+    with store.write() as run:
+        index.put(run, store, index.Document("i-1", "imported", "Another title"))
+    one = vectors()["i-1"]
+    assert index.embed(store) == 1 and vectors()["i-1"] != one
+    monkeypatch.setattr(embedding, "NAME", "another model")
+    assert index.sync(store)
+    assert vectors() == before  # those of the old model are gone, the catalogue's computed again
+    assert index.embed(store) == 1
+    assert store.read("SELECT count(*) AS n FROM claim_vectors")[0]["n"] > 207
+
+
 def test_two_processes_may_open_a_new_database_at_once(tmp_path):
     errors = []
 
@@ -238,7 +266,7 @@ def test_command_prints_json(store, capsys):
 
 def test_command_says_what_the_extra_adds(store, capsys, monkeypatch):
     embedding.embedder.cache_clear()
-    monkeypatch.setattr(embedding, "CARRIERS", ())
+    monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     assert cli.main(["search", "grokking"]) == 0
     said = capsys.readouterr()
     assert "Grokking" in said.out and "pip install 'unseen[atlas]'" in said.err

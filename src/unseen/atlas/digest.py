@@ -3,8 +3,10 @@
 One process at a time sends (a lock that the system takes back from a killed one). A mail is handed over up to the line
 that ends it; then `sending` is committed to the table `deliveries`; then that line goes out, and after the server's
 answer `sent` is committed. Before `sending` the server has no whole mail and drops it, so that the next run sends it.
-From `sending` on nobody sends it again. What remains are a server that vanishes without an answer to the last line
-and a process that dies between a commit and the next instruction: those mails are counted as unsure and never doubled.
+From `sending` on nobody sends it again. What remains are a server that vanishes without an answer to the last line,
+and a process that dies in the microseconds between the commit and the next instruction: to keep them few the commit of
+`sending` does not wait for the disk, so that a power cut may undo it. Such a mail is counted as unsure and not sent
+again, and what it told is told again in the subscriber's next one.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import smtplib
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from email import quoprimime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from unseen.atlas import search, shown
 from unseen.atlas.follow import POLICY as _POLICY
-from unseen.atlas.follow import Wish, message, unsubscribe_token
+from unseen.atlas.follow import Wish, check_header, unsubscribe_token
 from unseen.atlas.store import Store
 from unseen.atlas.tokens import Tokens
 from unseen.lab.errors import UserError
@@ -96,13 +99,13 @@ class Smtp:
 
 @dataclasses.dataclass(frozen=True)
 class Digest:
-    """One subscriber's mail of one day."""
+    """One subscriber's mail of one day, as it goes to the server."""
 
     subscriber: int
     email: str
     day: str
     papers: tuple[str, ...]
-    mail: email.message.EmailMessage
+    mail: bytes
 
 
 @dataclasses.dataclass
@@ -128,15 +131,25 @@ class Sent:
 # Composing -------------------------------------------------------------------------------------------------
 
 
+Parts = list[tuple[str, list[dict[str, Any]]]]  # what is followed, with its news
+
+
 class Composer:
-    """Writes digests of one day; what several subscribers share is looked up once."""
+    """Writes digests of one day; what several subscribers share is looked up and written once.
+
+    Two subscribers with the same news get mails that differ in address, message id and the link to unsubscribe only. So
+    a mail is kept in pieces around that link, ready in quoted-printable; a soft line break (RFC 2045, 6.7) on each side
+    of it lets any link be put in.
+    """
 
     def __init__(self, store: Store, base: str, sender: str, day: str):
-        self._store, self._base, self._sender, self._day = store, base, sender, day
+        self._store, self._base, self._day = store, base, day
         self._tokens = Tokens(store)
         self._found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         self._trending = shown.trending(store)
         self._news: dict[str, set[str]] = {}
+        self._written: dict[Any, list[bytes]] = {}
+        self._head = _header({"From": sender, "Date": email.utils.format_datetime(datetime.datetime.now(datetime.UTC))})
 
     def _news_of(self, every: str) -> set[str]:
         """Keys of papers that came, or got a verdict, lately; those with a vote are trending."""
@@ -169,7 +182,7 @@ class Composer:
         self, subscriber: Mapping[str, Any], follows: Iterable[Mapping[str, Any]], old: set[str]
     ) -> Digest | None:
         """A subscriber's digest, None if there is nothing that they have not had."""
-        parts: list[tuple[str, list[dict[str, Any]]]] = []
+        parts: Parts = []
         used = set(old)
         for wanted in follows:
             hits = [
@@ -183,26 +196,55 @@ class Composer:
                 parts.append((Wish("", wanted["query"], json.loads(wanted["filters"])).name, hits))
         if not parts:
             return None
-        token = unsubscribe_token(self._tokens, subscriber["email"])
-        leave = f"{self._base}/unsubscribe/{token}"
-        total = sum(len(hits) for _, hits in parts)
-        mail = message(
-            subscriber["email"],
-            f"{total} {'paper' if total == 1 else 'papers'} on generalization for you",
-            self._plain(parts, leave),
-            self._rich(parts, leave),
+        address = subscriber["email"]
+        leave = f"{self._base}/unsubscribe/{unsubscribe_token(self._tokens, address)}"
+        own = _header(
             {
-                "From": self._sender,
-                "Date": email.utils.format_datetime(datetime.datetime.now(datetime.UTC)),
-                "Message-ID": f"<{self._tokens.blind('mail', subscriber['email'], self._day)}@unseen.atlas>",
+                "To": address,
+                "Message-ID": f"<{self._tokens.blind('mail', address, self._day)}@unseen.atlas>",
                 "List-Unsubscribe": f"<{leave}>",
+            }
+        )
+        mail = own + self._head + _quoted(leave).join(self._pieces(parts))
+        return Digest(subscriber["id"], address, self._day, tuple(sorted(used - old)), mail)
+
+    def _pieces(self, parts: Parts) -> list[bytes]:
+        """What these parts say, from the subject on, cut where the link to unsubscribe goes."""
+        key = tuple((name, *(hit["key"] for hit in hits)) for name, hits in parts)
+        if key not in self._written:
+            if len(self._written) >= _MOST_WRITTEN:
+                self._written.clear()
+            self._written[key] = self._write(parts)
+        return self._written[key]
+
+    def _write(self, parts: Parts) -> list[bytes]:
+        total = sum(len(hits) for _, hits in parts)
+        head = _header(
+            {
+                "Subject": f"{total} {'paper' if total == 1 else 'papers'} on generalization for you",
                 "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
                 "Auto-Submitted": "auto-generated",
-            },
+                "MIME-Version": "1.0",
+                "Content-Type": f'multipart/alternative; boundary="{_BOUNDARY}"',
+            }
         )
-        return Digest(subscriber["id"], subscriber["email"], self._day, tuple(sorted(used - old)), mail)
+        (text_start, text_end), (rich_start, rich_end) = (
+            [_quoted(piece) for piece in pieces] for pieces in (self._plain(parts), self._rich(parts))
+        )
 
-    def _plain(self, parts: list[tuple[str, list[dict[str, Any]]]], leave: str) -> str:
+        def opening(kind: str) -> bytes:
+            own = _header({"Content-Type": f'{kind}; charset="utf-8"', "Content-Transfer-Encoding": "quoted-printable"})
+            return b"--" + _BOUNDARY.encode() + b"\r\n" + own + b"\r\n"
+
+        soft = b"=\r\n"
+        return [
+            head + b"\r\n" + opening("text/plain") + text_start + soft,
+            soft + text_end + b"\r\n" + opening("text/html") + rich_start + soft,
+            soft + rich_end + b"\r\n--" + _BOUNDARY.encode() + b"--\r\n",
+        ]
+
+    def _plain(self, parts: Parts) -> tuple[str, str]:
+        """The text before and after the link."""
         lines = []
         for name, hits in parts:
             lines += [f"New for {name}", ""]
@@ -214,14 +256,15 @@ class Composer:
                     f"  {self._base}/papers/{hit['key']}",
                     "",
                 ]
-        return "\n".join([*lines, f"Unsubscribe: {leave}", ""])
+        return "\n".join([*lines, "Unsubscribe: "]), "\n"
 
     @staticmethod
     def _verdicts(hit: Mapping[str, Any], indent: str = "") -> list[str]:
         counted = ", ".join(f"{n} {name}" for name, n in hit["verdicts"].items())
         return [f"{indent}Claims: {counted}"] if counted else []
 
-    def _rich(self, parts: list[tuple[str, list[dict[str, Any]]]], leave: str) -> str:
+    def _rich(self, parts: Parts) -> tuple[str, str]:
+        """The page before and after the link."""
         body = []
         for name, hits in parts:
             body.append(f'<h2 style="font-size:16px;color:#566069;margin:24px 0 8px">New for {escape(name)}</h2>')
@@ -236,9 +279,34 @@ class Composer:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
             '</head><body style="font:15px/1.5 system-ui,sans-serif;max-width:40em;margin:0 auto;padding:16px">'
-            f'{"".join(body)}<p style="margin-top:24px;color:#566069;font-size:13px">'
-            f'<a href="{escape(leave, quote=True)}" style="color:#566069">Unsubscribe</a></p></body></html>'
+            f'{"".join(body)}<p style="margin-top:24px;color:#566069;font-size:13px"><a href="',
+            '" style="color:#566069">Unsubscribe</a></p></body></html>\n',
         )
+
+
+_BOUNDARY = "=_unseen_atlas"  # quoted-printable never has "=_" in it
+_QUOTED_LINE = 75  # characters, so that the sign of a soft line break still fits
+_MOST_WRITTEN = 2_000  # texts that are kept for further subscribers
+
+
+def _quoted(said: str) -> bytes:
+    """A text in quoted-printable, UTF-8, with the line ends of mail."""
+    octets = said.encode("utf-8").decode("latin-1")  # a character each, as the encoder wants them
+    return quoprimime.body_encode(octets, _QUOTED_LINE, "\r\n").encode("ascii")
+
+
+def _header(fields: Mapping[str, str]) -> bytes:
+    """Header lines in the order given, folded and encoded by the standard library if they are not plain and short.
+
+    Raises:
+        UserError: if a value would break into two lines.
+    """
+    lines = []
+    for name, value in fields.items():
+        check_header(name, value)
+        is_plain = value.isascii() and len(value) < 900
+        lines.append(f"{name}: {value}\r\n" if is_plain else _POLICY.fold(name, _POLICY.header_factory(name, value)))
+    return "".join(lines).encode("ascii")
 
 
 def due(store: Store, day: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -284,7 +352,7 @@ def dry_run(store: Store, base: str, sender: str, day: str, out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         count = 0
         for made in compose_all(store, base, sender, day):
-            (out / f"{made.day}-{made.subscriber}.eml").write_bytes(made.mail.as_bytes())
+            (out / f"{made.day}-{made.subscriber}.eml").write_bytes(made.mail)
             count += 1
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}).") from None
@@ -467,13 +535,12 @@ def _send_one(
         _mark(store, subscriber["id"], day, "nothing", tries)
         done.nothing_new += 1
         return
-    papers = made.papers
 
     def last() -> None:
-        _mark(store, subscriber["id"], day, "sending", tries + 1, papers=papers)
+        _mark(store, subscriber["id"], day, "sending", tries + 1, hurried=True)
 
     try:
-        post.send(made.email, made.mail.as_bytes(), last)
+        post.send(made.email, made.mail, last)
     except Unsure:
         done.unsure += 1
     except Unreachable:
@@ -481,9 +548,9 @@ def _send_one(
     except (OSError, smtplib.SMTPException) as error:
         done.failed.append(f"{made.email}: {_said(error)}")
         state = "waiting" if _is_passing(error) else "refused"
-        _mark(store, made.subscriber, day, state, tries + 1, _said(error), forget=papers)
+        _mark(store, made.subscriber, day, state, tries + 1, _said(error))
     else:
-        _mark(store, made.subscriber, day, "sent", tries + 1)
+        _mark(store, made.subscriber, day, "sent", tries + 1, papers=made.papers)
         done.sent += 1
 
 
@@ -495,10 +562,10 @@ def _mark(
     tries: int,
     note: str = "",
     papers: Iterable[str] = (),
-    forget: Iterable[str] = (),
+    hurried: bool = False,
 ) -> None:
     """Commit the state of a delivery, and with it which papers the subscriber has had."""
-    with store.write() as run:
+    with store.write(hurried) as run:
         run(
             "INSERT INTO deliveries(subscriber, day, state, message, tries, at, note) VALUES (?, ?, ?, '', ?, ?, ?) "
             "ON CONFLICT (subscriber, day) DO UPDATE "
@@ -507,8 +574,6 @@ def _mark(
         )
         for key in papers:
             run("INSERT INTO sent(subscriber, paper) VALUES (?, ?) ON CONFLICT DO NOTHING", subscriber, key)
-        for key in forget:
-            run("DELETE FROM sent WHERE subscriber = ? AND paper = ?", subscriber, key)
 
 
 def _said(error: Exception) -> str:

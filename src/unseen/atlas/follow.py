@@ -157,10 +157,19 @@ def message(to: str, subject: str, plain: str, rich: str = "", headers: Mapping[
     """
     made = email.message.EmailMessage(policy=POLICY)
     for name, value in {"To": to, "Subject": subject, **(headers or {})}.items():
-        if re.search(r"[\x00-\x1f\x7f]", value):
-            raise UserError(f"The header {name} of a mail must be one line without control characters.")
+        check_header(name, value)
         made[name] = value
     made.set_content(plain)
     if rich:
         made.add_alternative(rich, subtype="html")
     return made
+
+
+def check_header(name: str, value: str) -> None:
+    """Make sure that a header is one header.
+
+    Raises:
+        UserError: if its value has a line break or another control character.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise UserError(f"The header {name} of a mail must be one line without control characters.")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from unseen.atlas import catalogue, embedding, recorded, text
 from unseen.atlas.store import COLUMNS, Run, Store
 
-PACKED = Path(__file__).with_name("embeddings.npz")
 REVISION = "1"  # of what is indexed and how: another one makes every database index the catalogue again
-FEW = 32  # embeddings that a search computes on the way; more wait for `unseen import` or `unseen serve`
-_BATCH = 16
+_BATCH = 500  # embeddings in one transaction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +37,9 @@ class Document:
     source: str = ""
 
     @property
-    def embedded(self) -> str:
-        """The text whose embedding stands for it."""
-        return f"{self.title}. {self.question} {self.body}".strip()
+    def embedded(self) -> tuple[str, str, str]:
+        """The texts whose embedding stands for it."""
+        return (self.title, self.question, self.body)
 
     @property
     def digest(self) -> str:
@@ -117,13 +113,14 @@ def _state() -> str:
     """What changes when a file of the catalogue or a recorded result changes; reads no file."""
     files = [*catalogue.PAPERS.glob("*.toml"), *recorded.RESULTS.glob("*/*.json")]
     stats = ((file, file.stat()) for file in sorted(files))
-    return text.digest(REVISION, *(f"{file} {stat.st_mtime_ns} {stat.st_size}" for file, stat in stats))
+    model = embedding.NAME if embedding.folder() else ""
+    return text.digest(REVISION, model, *(f"{file} {stat.st_mtime_ns} {stat.st_size}" for file, stat in stats))
 
 
 def sync(store: Store) -> bool:
-    """Bring the catalogue into the database if it has changed; True if it had.
+    """Bring the catalogue into the database if it, the results or the model have changed; True if they had.
 
-    Embeddings come from those packed with the project; what has changed since is left to `embed`.
+    With its embeddings, if the model is installed; those of imported papers are left to `embed`.
     """
     state = _state()
     if store.fact("catalogue") == state:
@@ -136,7 +133,14 @@ def sync(store: Store) -> bool:
             if row["key"] not in entries:
                 _remove(run, store, row["id"])
         _sync_verdicts(run, entries)
-        _take_packed(run, store, entries)
+        if store.fact("model") != embedding.NAME:  # vectors of two models cannot be compared
+            run("DELETE FROM vectors")
+            run("DELETE FROM claim_vectors")
+            store.set_fact("model", embedding.NAME, run)
+        model = embedding.embedder()
+        if model is not None:
+            _put_vectors(run, store, model, missing(store, "catalogue"))
+            _put_claim_vectors(run, store, model, _missing_claims(store))
         store.set_fact("catalogue", state, run)
     return True
 
@@ -180,58 +184,9 @@ def _seconds(date: str) -> float:
 # Embeddings ------------------------------------------------------------------------------------------------
 
 
-def vector_digest(said: str) -> str:
-    """The address of a text's embedding: the text and the model."""
-    return text.digest(embedding.NAME, said)
-
-
-@functools.lru_cache(maxsize=1)
-def packed() -> dict[str, np.ndarray]:
-    """The embeddings that come with the project, unit vectors by the digest of their text."""
-    if not PACKED.is_file():
-        return {}
-    with np.load(PACKED, allow_pickle=False) as archive:
-        vectors = archive["vectors"].astype(np.float32) * archive["scales"][:, None]
-        digests = archive["digests"].tolist()
-    return dict(zip(digests, vectors, strict=True))
-
-
-def write_packed() -> int:
-    """Compute the embeddings of the whole catalogue and write the file that comes with the project.
-
-    Kept are eight bits a number with a scale for each vector: a cosine changes by less than 0.002.
-    """
-    model = embedding.embedder()
-    assert model is not None, f"The weights are missing: {embedding.EXTRA}"
-    entries = catalogue.papers().values()
-    said = [entry_document(entry).embedded for entry in entries]
-    said += [claim.says for entry in entries for claim in entry.claims]
-    said = list(dict.fromkeys(said))
-    known = packed()
-    fresh = [s for s in said if vector_digest(s) not in known]
-    made = dict(zip(map(vector_digest, fresh), model.encode(fresh), strict=True))
-    vectors = np.stack([made.get(vector_digest(s), known.get(vector_digest(s))) for s in said])
-    scales = (np.abs(vectors).max(1) / 127).astype(np.float32)
-    rounded = np.round(vectors / scales[:, None]).astype(np.int8)
-    digests = np.array([vector_digest(s) for s in said])
-    np.savez_compressed(PACKED, vectors=rounded, scales=scales, digests=digests)
-    packed.cache_clear()
-    return len(said)
-
-
-def _take_packed(run: Run, store: Store, entries: dict[str, catalogue.Paper]) -> None:
-    known = packed()
-    have = {row["document"]: row["digest"] for row in run("SELECT document, digest FROM vectors")}
-    for row in run("SELECT id, key FROM documents WHERE origin = 'catalogue'"):
-        address = vector_digest(entry_document(entries[row["key"]]).embedded)
-        if have.get(row["id"]) != address and address in known:
-            put_vector(run, store, row["id"], address, known[address])
-    old = {(row["paper"], row["claim"]): row["digest"] for row in run("SELECT paper, claim, digest FROM claim_vectors")}
-    for entry in entries.values():
-        for claim in entry.claims:
-            address = vector_digest(claim.says)
-            if old.get((entry.key, claim.id)) != address and address in known:
-                _put_claim_vector(run, store, entry.key, claim.id, address, known[address])
+def vector_digest(*said: str) -> str:
+    """The address of an embedding: the texts and the model."""
+    return text.digest(embedding.NAME, *said)
 
 
 def put_vector(run: Run, store: Store, document: int, address: str, vector: np.ndarray) -> None:
@@ -241,62 +196,26 @@ def put_vector(run: Run, store: Store, document: int, address: str, vector: np.n
         "DO UPDATE SET digest = excluded.digest, vector = excluded.vector",
         *(document, address, store.dialect.pack(vector)),
     )
-    run(
-        "INSERT INTO meta(name, value) VALUES ('vectors', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        str(time.time_ns()),
-    )
 
 
-def _put_claim_vector(run: Run, store: Store, paper: str, claim: str, address: str, vector: np.ndarray) -> None:
-    run(
-        "INSERT INTO claim_vectors(paper, claim, digest, vector) VALUES (?, ?, ?, ?) ON CONFLICT (paper, claim) "
-        "DO UPDATE SET digest = excluded.digest, vector = excluded.vector",
-        *(paper, claim, address, store.dialect.pack(vector)),
-    )
+def vectors_changed(run: Run, store: Store) -> None:
+    """Tell processes that hold the vectors in memory to read them again; in an open transaction."""
+    store.set_fact("vectors", str(time.time_ns()), run)
 
 
-def missing(store: Store) -> list[tuple[int, str]]:
-    """Documents without an embedding of their present text, with that text."""
+Texts = tuple[str, str, str]
+
+
+def missing(store: Store, origin: str = "") -> list[tuple[int, Texts]]:
+    """Documents (of one origin) without an embedding of their present texts, with those texts."""
     have = {row["document"]: row["digest"] for row in store.read("SELECT document, digest FROM vectors")}
     found = []
-    for row in store.read("SELECT id, title, question, body FROM documents ORDER BY id"):
-        said = f"{row['title']}. {row['question']} {row['body']}".strip()
-        if have.get(row["id"]) != vector_digest(said):
+    sql = f"SELECT id, title, question, body FROM documents {'WHERE origin = ?' if origin else ''} ORDER BY id"
+    for row in store.read(sql, *([origin] if origin else [])):
+        said = (row["title"], row["question"], row["body"])
+        if have.get(row["id"]) != vector_digest(*said):
             found.append((int(row["id"]), said))
     return found
-
-
-def embed(store: Store, most: int | None = None, tell: Callable[[int, int], None] | None = None) -> int:
-    """Compute the embeddings that are missing, a transaction every few; returns how many it did.
-
-    Without the weights it does nothing. `tell(done, all)` hears of the progress.
-    """
-    if embedding.folder() is None:
-        return 0
-    waiting = missing(store)
-    claims = _missing_claims(store)
-    if not (waiting or claims) or (most is not None and len(waiting) + len(claims) > most):
-        return 0
-    model = embedding.embedder()
-    assert model is not None
-    done, total = 0, len(waiting) + len(claims)
-    for chunk in _chunks(waiting):
-        vectors = model.encode([said for _, said in chunk])
-        with store.write() as run:
-            for (document, said), vector in zip(chunk, vectors, strict=True):
-                put_vector(run, store, document, vector_digest(said), vector)
-        done += len(chunk)
-        if tell:
-            tell(done, total)
-    for batch in _chunks(claims):
-        vectors = model.encode([said for _, _, said in batch])
-        with store.write() as run:
-            for (paper, claim, said), vector in zip(batch, vectors, strict=True):
-                _put_claim_vector(run, store, paper, claim, vector_digest(said), vector)
-        done += len(batch)
-        if tell:
-            tell(done, total)
-    return done
 
 
 def _missing_claims(store: Store) -> list[tuple[str, str, str]]:
@@ -310,9 +229,39 @@ def _missing_claims(store: Store) -> list[tuple[str, str, str]]:
     ]
 
 
-def _chunks(things: Sequence) -> Iterable[Sequence]:
-    return (things[i : i + _BATCH] for i in range(0, len(things), _BATCH))
+def _put_vectors(run: Run, store: Store, model: embedding.Embedder, waiting: Sequence[tuple[int, Texts]]) -> None:
+    vectors = model.papers([said for _, said in waiting])
+    for (document, said), vector in zip(waiting, vectors, strict=True):
+        put_vector(run, store, document, vector_digest(*said), vector)
+    if waiting:
+        vectors_changed(run, store)
 
 
-if __name__ == "__main__":
-    print(f"{write_packed()} embeddings in {PACKED}")
+def _put_claim_vectors(
+    run: Run, store: Store, model: embedding.Embedder, waiting: Sequence[tuple[str, str, str]]
+) -> None:
+    vectors = model.encode([said for _, _, said in waiting])
+    for (paper, claim, said), vector in zip(waiting, vectors, strict=True):
+        run(
+            "INSERT INTO claim_vectors(paper, claim, digest, vector) VALUES (?, ?, ?, ?) ON CONFLICT (paper, claim) "
+            "DO UPDATE SET digest = excluded.digest, vector = excluded.vector",
+            *(paper, claim, vector_digest(said), store.dialect.pack(vector)),
+        )
+
+
+def embed(store: Store, tell: Callable[[int, int], None] | None = None) -> int:
+    """Compute the embeddings that documents lack, a transaction for every 500; returns how many it did.
+
+    Without the model it does nothing. `tell(done, all)` hears of the progress.
+    """
+    model = embedding.embedder()
+    if model is None:
+        return 0
+    waiting = missing(store)
+    for start in range(0, len(waiting), _BATCH):
+        chunk = waiting[start : start + _BATCH]
+        with store.write() as run:
+            _put_vectors(run, store, model, chunk)
+        if tell:
+            tell(start + len(chunk), len(waiting))
+    return len(waiting)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,10 @@ FILTERS = ("family", "kind", "world", "axis", "verdict", "year", "origin")
 VERDICTS = ("supported", "refuted", "inconclusive", "none")
 MOST_RESULTS = 100  # on one page
 DEPTH = 200  # of each ranking
-FUSION_K = 2.0
+FUSION_K = 3.0
 WORD_WEIGHT, MEANING_WEIGHT = 1.0, 1.0  # these three: chosen on the tuning half of benchmarks.retrieval
 LEAST_COSINE = 0.15  # below it a text is about something else
-LEAST_SHARE = 0.5  # of the best cosine: what is much farther than the nearest is not found by meaning
+LEAST_SHARE = 0.4  # of the best cosine: what is much farther than the nearest is not found by meaning
 RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
 MOST_POSTINGS = 200_000  # words beyond that many documents are left out where rarer ones are there
 COARSE_FROM = 20_000  # documents from which vectors are first compared by their signs
@@ -220,7 +221,7 @@ def search(
         rankings.append((WORD_WEIGHT, store.dialect.lexical(store.read, kept, where, values, DEPTH)))
     model = embedding.embedder() if mode != "words" else None
     if model is not None:
-        said = re.sub(r"\w+", lambda m: corrected.get(m.group().lower(), m.group()), query) if corrected else query
+        said = " ".join([query, *corrected.values()])  # a rare word may be right after all
         rankings.append((MEANING_WEIGHT, _by_meaning(store, _query_vector(said), where, values)))
     scores: dict[int, float] = {}
     for weight, ranking in rankings:
@@ -323,10 +324,7 @@ def _snippet(marked: str) -> Marked:
     split = marked.split()
     if len(split) <= _SNIPPET_WORDS:
         return _pieces(" ".join(split))
-    marks = [word.count(MARK) for word in split]
-    sums = [0]
-    for count in marks:
-        sums.append(sums[-1] + count)
+    sums = list(itertools.accumulate((word.count(MARK) for word in split), initial=0))
     starts = range(len(split) - _SNIPPET_WORDS + 1)
     best = max(starts, key=lambda i: (sums[i + _SNIPPET_WORDS] - sums[i], -i))
     for back in range(min(best, 8)):
@@ -341,11 +339,17 @@ def _snippet(marked: str) -> Marked:
 
 
 def _corrections(store: Store, wanted: Sequence[str], typing: bool) -> dict[str, str]:
-    """For each word that no document contains, the nearest one that some document does, if one is near."""
+    """For each mistyped word the nearest one that some document contains, if one is near.
+
+    Mistyped is what no document contains and what is no word of the embedding model's vocabulary.
+    """
     found = {}
+    model = embedding.embedder()
     for i, word in enumerate(wanted):
         prefix = typing and i == len(wanted) - 1
         if len(word) < 4 or len(word) > 30 or not word.isalpha():
+            continue
+        if model is not None and model.is_word(word):
             continue
         if store.dialect.lexical(store.read, [(word, prefix)], "", [], 1):
             continue
@@ -365,16 +369,19 @@ def _completions(store: Store, begun: str) -> list[str]:
 
 
 def _closest(store: Store, word: str) -> str | None:
-    most = 1 if len(word) <= 5 else 2
+    most = 1 if len(word) <= 7 else 2
     parts = text.trigrams(word)
     holes = ", ".join("?" * len(parts))
     rows = store.read(
         f"SELECT word, count(*) AS n FROM trigrams WHERE trigram IN ({holes}) GROUP BY word ORDER BY n DESC LIMIT 60",
         *parts,
     )
-    near = [(text.edits(word, row["word"], most), row["word"][0] != word[0], -row["n"], row["word"]) for row in rows]
-    near = [entry for entry in near if entry[0] <= most]
-    return min(near)[-1] if near else None
+    near = [
+        (text.edits(word, row["word"], most), -row["n"], row["word"])
+        for row in rows
+        if row["word"][0] in word[:2] and row["word"] not in text.STOP_WORDS  # slips spare the beginning
+    ]
+    return min((entry for entry in near if entry[0] <= most), default=(0, 0, None))[-1]
 
 
 def _affordable(store: Store, looked: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:

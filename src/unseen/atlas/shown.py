@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unseen.atlas import catalogue, recorded, search
+from unseen.atlas import catalogue, recorded, search, text
 from unseen.atlas.store import Store
 from unseen.atlas.worlds import public_name, worlds
 from unseen.lab.claims import ClaimText, Verdict
@@ -308,15 +308,19 @@ def _number(x: float) -> float | str | None:
 
 def field_map(store: Store) -> dict[str, Any]:
     """The catalogue's papers as points of a plane in the unit square: what is near in meaning is near on it."""
-    stamp = store.fact("catalogue") or ""
+    have = store.read(
+        "SELECT d.id, d.key, v.digest FROM documents d JOIN vectors v ON v.document = d.id "
+        "WHERE d.origin = 'catalogue' ORDER BY d.id"
+    )
+    stamp = text.digest(*(f"{row['key']} {row['digest']}" for row in have))
     kept = json.loads(store.fact("map") or "{}")
     if kept.get("stamp") != stamp:
         rows = store.read(
-            "SELECT d.key, v.vector FROM documents d JOIN vectors v ON v.document = d.id "
+            "SELECT v.vector FROM documents d JOIN vectors v ON v.document = d.id "
             "WHERE d.origin = 'catalogue' ORDER BY d.id"
         )
         points = layout(np.stack([search.unpack(row["vector"]) for row in rows])) if len(rows) > 3 else []
-        places = {row["key"]: [round(float(c), 4) for c in p] for row, p in zip(rows, points, strict=False)}
+        places = {row["key"]: [round(float(c), 4) for c in p] for row, p in zip(have, points, strict=False)}
         kept = {"stamp": stamp, "places": places}
         store.set_fact("map", json.dumps(kept))
     places = kept["places"]

@@ -17,10 +17,11 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape as escape_xml
+from xml.sax.saxutils import quoteattr
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -223,7 +224,7 @@ def _render(site: Site, request: Request, page: Page) -> str:
 def _templates() -> Environment:
     made = Environment(
         loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     made.globals.update(MARKS={name: mark for name, (mark, _) in MARKS.items()}, forest_of=forest_of, url=url)
     made.globals.update(known_families=list(catalogue.families()), marked=_marked)
@@ -241,7 +242,7 @@ def url(path: str, **query: Any) -> str:
 
 
 def _marked(pieces: search.Marked) -> Markup:
-    return Markup("").join(Markup("<mark>{}</mark>").format(p) if matched else p for p, matched in pieces)
+    return Markup("".join(f"<mark>{escape(p)}</mark>" if matched else escape(p) for p, matched in pieces))
 
 
 def _verdict(claim: Mapping[str, Any]) -> Verdict:
@@ -441,15 +442,15 @@ def _feed(site: Site, request: Request) -> Response:
     own = site.base + url("/search.atom", q=results.query, **filters)
     updated = max((hit.fields["added"] for hit in hits), default="1970-01-01T00:00:00Z")
     entries = "".join(
-        f"<entry><id>{escape(site.base)}/papers/{escape(hit.key)}</id><title>{escape(search.plain(hit.title))}</title>"
+        f"<entry><id>{escape_xml(site.base)}/papers/{escape_xml(hit.key)}</id><title>{escape_xml(search.plain(hit.title))}</title>"
         f"<link href={quoteattr(site.base + '/papers/' + hit.key)}/><updated>{hit.fields['added']}</updated>"
-        f"<author><name>{escape(hit.fields['authors'] or 'unknown')}</name></author>"
-        f"<summary>{escape(search.plain(hit.snippet))}</summary></entry>"
+        f"<author><name>{escape_xml(hit.fields['authors'] or 'unknown')}</name></author>"
+        f"<summary>{escape_xml(search.plain(hit.snippet))}</summary></entry>"
         for hit in hits
     )
     body = (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
-        f"<title>{escape('unseen: ' + (results.query or 'all papers'))}</title><id>{escape(own)}</id>"
+        f"<title>{escape_xml('unseen: ' + (results.query or 'all papers'))}</title><id>{escape_xml(own)}</id>"
         f'<link rel="self" href={quoteattr(own)}/><updated>{updated}</updated>{entries}</feed>'
     )
     return Response(body, media_type="application/atom+xml")
