@@ -157,11 +157,7 @@ def serve(site: Site, host: str, port: int) -> None:
 
 
 def _endpoint(site: Site, view: View) -> Callable[[Request], Any]:
-    async def answer(request: Request) -> Response:
-        page = await run_in_threadpool(view, site, request)
-        return await run_in_threadpool(_answer, site, request, page)
-
-    return answer
+    return _in_thread(site, lambda site, request: _answer(site, request, view(site, request)))
 
 
 def _in_thread(site: Site, make: Callable[[Site, Request], Response]) -> Callable[[Request], Any]:
@@ -181,8 +177,7 @@ def _form(site: Site, view: Callable[[Site, Request, Mapping[str, str]], Page]) 
         fields = dict(
             urllib.parse.parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=50)
         )
-        page = await run_in_threadpool(view, site, request, fields)
-        return await run_in_threadpool(_answer, site, request, page)
+        return await run_in_threadpool(lambda: _answer(site, request, view(site, request, fields)))
 
     return answer
 
