@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,10 +77,11 @@ def rankers() -> dict[str, Ranker]:
     keys = list(catalogue.papers())
     documents = [index.entry_document(entry) for entry in catalogue.papers().values()]
     vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True, ngram_range=(1, 2))
-    matrix = vectorizer.fit_transform([f"{d.title} {d.question} {d.body} {d.rest}" for d in documents])
+    matrix: Any = vectorizer.fit_transform([f"{d.title} {d.question} {d.body} {d.rest}" for d in documents])
 
     def tf_idf(asked: str) -> list[str]:
-        scores = (matrix @ vectorizer.transform([asked]).T).toarray()[:, 0]
+        question: Any = vectorizer.transform([asked])
+        scores = (matrix @ question.T).toarray()[:, 0]
         return [keys[i] for i in np.argsort(-scores, kind="stable")[:DEPTH]]
 
     return {"hybrid": atlas("hybrid"), "BM25": atlas("words"), "embeddings": atlas("meaning"), "TF-IDF": tf_idf}

@@ -614,7 +614,8 @@ def _serve(command: Command, tokens: list[str]) -> int:
         from unseen.atlas import web
     except ModuleNotFoundError as error:
         raise catalogue.missing_package(error, "unseen serve") from error
-    site = web.Site(store, web.base_url(host, port), os.environ.get("UNSEEN_DOCS", ""), "trust_proxy" in found)
+    docs = os.environ.get("UNSEEN_DOCS", "")
+    site = web.Site(store, web.base_url(host, port), docs, "trust_proxy" in found, web.names(host))
     print(f"The atlas is at {site.base} (Ctrl-C ends it).", flush=True)
     web.serve(site, host, port)
     return 0

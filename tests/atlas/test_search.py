@@ -224,6 +224,14 @@ def test_damaged_newer_and_locked_databases_are_one_sentence(tmp_path, monkeypat
         Store(tmp_path / "file" / "atlas.db")
 
 
+def test_nobody_else_reads_the_database(tmp_path):
+    made = Store(tmp_path / "new.db")
+    made.set_fact("a", "b")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert set(modes) == {"new.db", "new.db-wal", "new.db-shm"} and set(modes.values()) == {0o600}
+    made.close()
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(store):
     store.read("SELECT 1")
     pages = store.read("PRAGMA page_count")[0]["page_count"]

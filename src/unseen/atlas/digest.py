@@ -41,7 +41,8 @@ from unseen.lab.store import home
 MOST_PAPERS = 10  # of one digest
 MOST_TRIES = 5  # of one mail, over several runs
 SEARCH_DEPTH = 50
-NEW_FOR = {"day": 2, "week": 9}  # days for which a paper or a verdict is news, with some slack for a missed run
+NEW_FOR = 30  # days for which a paper or a verdict is news to those who have not had it
+WEEK = 7  # days between two digests of those who want one a week
 _ATTEMPTS = 3  # connections in one run
 _PAUSE = 1.0  # seconds before the second one; doubles
 
@@ -145,34 +146,30 @@ class Composer:
     def __init__(self, store: Store, base: str, sender: str, day: str):
         self._store, self._base, self._day = store, base, day
         self._tokens = Tokens(store)
-        self._found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        self._found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._trending = shown.trending(store)
-        self._news: dict[str, set[str]] = {}
+        self._news = self._news_since(datetime.date.fromisoformat(day) - datetime.timedelta(days=NEW_FOR))
         self._written: dict[Any, list[bytes]] = {}
         self._head = _header({"From": sender, "Date": email.utils.format_datetime(datetime.datetime.now(datetime.UTC))})
 
-    def _news_of(self, every: str) -> set[str]:
-        """Keys of papers that came, or got a verdict, lately; those with a vote are trending."""
-        if every not in self._news:
-            since = datetime.date.fromisoformat(self._day) - datetime.timedelta(days=NEW_FOR[every])
-            rows = self._store.read(
-                "SELECT key FROM documents WHERE added >= ? AND paper = '' "
-                "UNION SELECT paper FROM verdicts WHERE date >= ?",
-                *(since.isoformat(), since.isoformat()),
-            )
-            self._news[every] = {row["key"] for row in rows} | set(self._trending)
-        return self._news[every]
+    def _news_since(self, since: datetime.date) -> set[str]:
+        """Keys of papers that came, or got a verdict, since a day; those with a vote are trending."""
+        rows = self._store.read(
+            "SELECT key FROM documents WHERE added >= ? AND paper = '' "
+            "UNION SELECT paper FROM verdicts WHERE date >= ?",
+            *(since.isoformat(), since.isoformat()),
+        )
+        return {row["key"] for row in rows} | set(self._trending)
 
-    def _matching(self, query: str, filters: str, every: str) -> list[dict[str, Any]]:
+    def _matching(self, query: str, filters: str) -> list[dict[str, Any]]:
         """News for one followed search, in its order; trending ones first where the search says nothing."""
-        asked = (query, filters, every)
+        asked = (query, filters)
         if asked not in self._found:
-            news = self._news_of(every)
             try:
                 found = search.search(self._store, query, json.loads(filters), limit=100)
             except UserError:  # a family that the catalogue no longer has
                 found = None
-            hits = [hit.to_json() for hit in found.hits if hit.key in news] if found else []
+            hits = [hit.to_json() for hit in found.hits if hit.key in self._news] if found else []
             if not query:
                 hits.sort(key=lambda hit: -self._trending.get(hit["key"], 0.0))
             self._found[asked] = hits[:SEARCH_DEPTH]
@@ -185,11 +182,7 @@ class Composer:
         parts: Parts = []
         used = set(old)
         for wanted in follows:
-            hits = [
-                h
-                for h in self._matching(wanted["query"], wanted["filters"], subscriber["every"])
-                if h["key"] not in used
-            ]
+            hits = [h for h in self._matching(wanted["query"], wanted["filters"]) if h["key"] not in used]
             hits = hits[: MOST_PAPERS - len(used - old)]
             used |= {hit["key"] for hit in hits}
             if hits:
@@ -310,15 +303,14 @@ def _header(fields: Mapping[str, str]) -> bytes:
 
 
 def due(store: Store, day: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Subscribers whose digest is due on a day, with what they follow; weekly ones on Mondays."""
-    is_monday = datetime.date.fromisoformat(day).weekday() == 0
-    rhythms = ("day", "week") if is_monday else ("day", "day")
-    last = 0
+    """Subscribers whose digest is due on a day, with what they follow; weekly ones a week after the last one."""
+    last, week_ago = 0, (datetime.date.fromisoformat(day) - datetime.timedelta(days=WEEK)).isoformat()
     while True:
         rows = store.read(
-            "SELECT id, email, every FROM subscribers WHERE confirmed = 1 AND every IN (?, ?) AND id > ? "
-            "ORDER BY id LIMIT 500",
-            *(*rhythms, last),
+            "SELECT id, email, every FROM subscribers s WHERE confirmed = 1 AND id > ? "
+            "AND (every = 'day' OR NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.subscriber = s.id AND d.day > ? AND d.day < ? "
+            "AND d.state IN ('sent', 'sending'))) ORDER BY id LIMIT 500",
+            *(last, week_ago, day),
         )
         if not rows:
             return

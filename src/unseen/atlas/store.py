@@ -159,6 +159,8 @@ class Sqlite:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.file.parent} cannot be made ({error.strerror}); UNSEEN_HOME names it.") from None
+        with contextlib.suppress(OSError):  # subscribers are nobody else's business; what SQLite puts beside it follows
+            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")

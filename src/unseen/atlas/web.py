@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -76,12 +77,15 @@ class Site:
         base: its address as readers know it, for feeds and mails.
         docs: the address of the documentation, empty without one.
         trust_proxy: take a reader's network address from X-Forwarded-For.
+        hosts: names under which it answers; others get a 400, so that a page elsewhere whose name is made to point here
+            (DNS rebinding) reads nothing.
     """
 
     store: Store
     base: str = "http://127.0.0.1:8000"
     docs: str = ""
     trust_proxy: bool = False
+    hosts: tuple[str, ...] = ("*",)
 
     @functools.cached_property
     def tokens(self) -> Tokens:
@@ -130,7 +134,8 @@ def application(site: Site) -> ASGIApp:
         UserError: functools.partial(_failed, site),
         Exception: functools.partial(_failed, site),
     }
-    return _Headers(Starlette(routes=routes, exception_handlers=handlers))
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    return _Headers(TrustedHostMiddleware(app, list(site.hosts), www_redirect=False))
 
 
 def serve(site: Site, host: str, port: int) -> None:
@@ -488,6 +493,14 @@ def _unsubscribed(site: Site, request: Request, fields: Mapping[str, str]) -> Pa
     if not follow.unsubscribe(site.store, request.path_params["token"]):
         raise UserError("This link is not complete.")
     return Page("message.html.jinja", {"title": "Unsubscribed", "said": "No further mail will come."})
+
+
+def names(host: str) -> tuple[str, ...]:
+    """Under which names an atlas answers that listens on a host: any, unless only this machine reaches it."""
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        return ("*",)
+    named = urllib.parse.urlsplit(os.environ.get("UNSEEN_URL", "")).hostname
+    return ("localhost", "127.0.0.1", "[::1]", host, *([named] if named else []))
 
 
 def base_url(host: str, port: int) -> str:
