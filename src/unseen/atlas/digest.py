@@ -308,8 +308,8 @@ def due(store: Store, day: str) -> Iterator[tuple[dict[str, Any], list[dict[str,
     while True:
         rows = store.read(
             "SELECT id, email, every FROM subscribers s WHERE confirmed = 1 AND id > ? "
-            "AND (every = 'day' OR NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.subscriber = s.id AND d.day > ? AND d.day < ? "
-            "AND d.state IN ('sent', 'sending'))) ORDER BY id LIMIT 500",
+            "AND (every = 'day' OR NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.subscriber = s.id "
+            "AND d.day > ? AND d.day < ? AND d.state IN ('sent', 'sending'))) ORDER BY id LIMIT 500",
             *(last, week_ago, day),
         )
         if not rows:
