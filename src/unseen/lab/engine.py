@@ -211,9 +211,10 @@ def set_up() -> None:
     if not jax._src.xla_bridge.backends_are_initialized():  # type: ignore[attr-defined]
         devices = int(os.environ.get("UNSEEN_DEVICES", len(os.sched_getaffinity(0))))
         jax.config.update("jax_num_cpu_devices", devices)
-        # Batched LAPACK calls wait for threads of XLA's one pool while they hold one: with as many devices as threads
-        # they wait for each other for ever. XLA reads the pool's size from this variable.
-        os.environ.setdefault("NPROC", str(2 * max(devices, len(os.sched_getaffinity(0)))))
+        # Batched LAPACK calls wait for threads of XLA's one pool while they hold one: with as many calls under way
+        # (several a device) as there are threads, they wait for each other for ever. XLA reads the pool's size from
+        # this variable; threads that wait cost nothing.
+        os.environ.setdefault("NPROC", str(32 * max(devices, len(os.sched_getaffinity(0)))))
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_cpu_multi_thread_eigen" not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()

@@ -63,7 +63,7 @@ def curve(
 
 
 def dots(
-    ax: Axes, position: float, values: Any, *, color: str | None = None, label: str = "", width: float = 0.16
+    ax: Axes, position: float | int, values: Any, *, color: str | None = None, label: str = "", width: float = 0.16
 ) -> None:
     """One dot a seed beside its mean, at one categorical position; a poor man's strip plot that shows n."""
     values = np.asarray(values, dtype=float).ravel()

@@ -55,6 +55,7 @@ __all__ = [
 
 BOOTSTRAP_FROM = 20  # seeds from which on an interval is bootstrapped instead of Student's
 RESAMPLES = 9_999
+SEED_RESAMPLES = 2_000  # of `bootstrap_interval`, whose statistics are slower
 RESAMPLING_SEED = 20_260  # fixed: the same values always get the same interval
 
 Array = xr.DataArray | np.ndarray | Sequence[float | int]
@@ -385,7 +386,7 @@ def bootstrap_interval(
     *,
     dim: str = "seed",
     level: float = 0.95,
-    resamples: int = 2_000,
+    resamples: int | None = None,
 ) -> Interval:
     """Interval of any statistic of all seeds together, by resampling whole seeds.
 
@@ -399,7 +400,7 @@ def bootstrap_interval(
         data: whatever the statistic reads, with the dimension `dim`. Select the cells first: it is copied for
             every resample.
         level: nominal coverage.
-        resamples: number of them; the random numbers are always the same.
+        resamples: number of them, by default `SEED_RESAMPLES`; the random numbers are always the same.
 
     Resamples in which the statistic is NaN (an undefined correlation) are left out; where they are over a
     twentieth the interval is unbounded, as with fewer than three seeds.
@@ -407,6 +408,7 @@ def bootstrap_interval(
     from scipy.special import stdtrit
 
     n = data.sizes[dim]
+    resamples = SEED_RESAMPLES if resamples is None else resamples
     data = data.assign_coords({dim: np.arange(n)})
 
     def value(index: np.ndarray) -> float:
@@ -741,7 +743,7 @@ def spearman(x: Any, y: Any, dim: str) -> xr.DataArray:
         UserError: with fewer than two points.
     """
     x, y = _joined(x, y, dim, "spearman")
-    return _correlation(_centre(_ranks(x, dim), dim), _centre(_ranks(y, dim), dim), dim)
+    return xr.apply_ufunc(_rank_correlation, x, y, input_core_dims=[[dim], [dim]])
 
 
 def partial_spearman(x: Any, y: Any, given: Any, dim: str) -> xr.DataArray:
@@ -870,6 +872,17 @@ def _ranks(x: xr.DataArray, dim: str) -> xr.DataArray:
     return ranks.where(~x.isnull().any(dim))
 
 
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray | np.floating:
+    """Correlation of the ranks along the last axis. In NumPy: intervals call it thousands of times."""
+    from scipy.stats import rankdata
+
+    middle = (x.shape[-1] + 1) / 2
+    a, b = rankdata(x, axis=-1) - middle, rankdata(y, axis=-1) - middle
+    with np.errstate(invalid="ignore"):
+        r = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.clip(r, -1, 1)
+
+
 def _signs(x: xr.DataArray, dim: str) -> xr.DataArray:
     """Signs of the differences of all pairs of points, over a new dimension `pair`."""
     i, j = np.triu_indices(x.sizes[dim], 1)
@@ -892,8 +905,11 @@ def _joined(x: Any, y: Any, dim: str, name: str) -> tuple[xr.DataArray, xr.DataA
     x, y = (v.time_or_inf if isinstance(v, EventTimes) else _array(v, dim) for v in (x, y))
     x, y = xr.broadcast(*_aligned(x, y))
     _check_points(y, dim, name)
-    empty = x.isnull().any(dim) | y.isnull().any(dim)
-    return x.where(~empty).transpose(..., dim), y.where(~empty).transpose(..., dim)
+    x, y = x.transpose(..., dim), y.transpose(..., dim)
+    empty = np.isnan(x.to_numpy()).any(-1, keepdims=True) | np.isnan(y.to_numpy()).any(-1, keepdims=True)
+    if empty.any():
+        x, y = (v.copy(data=np.where(empty, np.nan, v.to_numpy())) for v in (x, y))
+    return x, y
 
 
 def _check_points(y: xr.DataArray, dim: str, name: str) -> None:

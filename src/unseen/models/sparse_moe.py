@@ -26,12 +26,12 @@ class ExpertBlock(eqx.Module):
     first: Float[Array, "experts width hidden"]
     second: Float[Array, "experts hidden width"]
 
-    def __init__(self, width: int, experts: int, hidden: int, *, key: PRNGKeyArray):
-        """LeCun-normal layers."""
+    def __init__(self, width: int, experts: int, hidden: int, *, initial: float = 1.0, key: PRNGKeyArray):
+        """LeCun-normal layers, those of the experts times `initial`."""
         r, a, b = jax.random.split(key, 3)
         self.router = jax.random.normal(r, (width, experts)) / jnp.sqrt(width)
-        self.first = jax.random.normal(a, (experts, width, hidden)) / jnp.sqrt(width)
-        self.second = jax.random.normal(b, (experts, hidden, width)) / jnp.sqrt(hidden)
+        self.first = initial * jax.random.normal(a, (experts, width, hidden)) / jnp.sqrt(width)
+        self.second = initial * jax.random.normal(b, (experts, hidden, width)) / jnp.sqrt(hidden)
 
     def __call__(
         self, x: Float[Array, "*batch width"]
@@ -74,8 +74,9 @@ class SparseMoE(eqx.Module):
         experts: int = 4,
         hidden: int = 32,
         blocks: int = 2,
+        initial: float = 1.0,
     ):
-        """Embeddings of variance 1.
+        """Embeddings of deviation `initial`.
 
         Args:
             symbols: number of values of each operand.
@@ -83,6 +84,7 @@ class SparseMoE(eqx.Module):
             width: of the residual stream.
             experts, hidden: number of experts in a block and their hidden units.
             blocks: number of blocks.
+            initial: factor on all first weights but the routers'.
 
         Raises:
             UserError: with fewer than two experts or no block.
@@ -93,10 +95,11 @@ class SparseMoE(eqx.Module):
             raise UserError(f"blocks takes a whole number from 1 on, got {blocks}.")
         e, b, o = jax.random.split(key, 3)
         self.embeddings = [
-            jax.random.normal(k, (n, width)) for k, n in zip(jax.random.split(e, len(symbols)), symbols, strict=True)
+            initial * jax.random.normal(k, (n, width))
+            for k, n in zip(jax.random.split(e, len(symbols)), symbols, strict=True)
         ]
-        self.blocks = [ExpertBlock(width, experts, hidden, key=k) for k in jax.random.split(b, blocks)]
-        self.out = jax.random.normal(o, (width, classes)) / jnp.sqrt(width)
+        self.blocks = [ExpertBlock(width, experts, hidden, initial=initial, key=k) for k in jax.random.split(b, blocks)]
+        self.out = initial * jax.random.normal(o, (width, classes)) / jnp.sqrt(width)
 
     def routed(
         self, *operands: Float[Array, "..."]

@@ -68,7 +68,7 @@ def test_evidence_that_follows_the_paper_supports_every_claim():
         ("dimension-over-resolution", dict(exact=lambda m, k, n: 3.0**m * 3.0**k + 0 * n)),
         ("task-order", dict(order=-1.0)),
         ("task-order", dict(hidden=-1.0)),
-        ("formula-faithful", dict(formula=lambda b: -b)),
+        ("formula-faithful", dict(formula=lambda b: 1 / b)),
         ("predicts-need", dict(need=[70, 80, 90, 40, 50, 60, 85, 10, 20, 95])),
     ],
 )

@@ -22,11 +22,12 @@ def ramp(step, middle, width=400.0):
 
 
 def evidence(fall=0.4, control=0.0, clock=False, swapped=False, together=False) -> xr.Dataset:
-    """Test accuracy and pathway distance change together, the later the smaller the share and the larger the seed."""
+    """Test accuracy and pathway distance change together, the later the smaller the share and the larger the
+    seed; with `clock` the distance falls in the opposite order."""
     fraction, structure, step = over("fraction", STUDY.fraction), over("structure", STUDY.structure), over("step", STEP)
     seed = over("seed", range(6))
     middle = 1_400 - 2_000 * (fraction - 0.55) + 40 * seed
-    path = ramp(step, (900 + 40 * ((seed * 5) % 6) if clock else middle))
+    path = ramp(step, 2_500 - middle if clock else middle)
     ran = structure | (fraction == 0.6)
     test = (ramp(step, middle) * structure).where(ran)
     wiggle = 0.001 * np.sin(step / 7)

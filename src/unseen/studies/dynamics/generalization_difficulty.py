@@ -230,8 +230,8 @@ class GeneralizationDifficulty(Study):
         def margin(d: xr.Dataset) -> float:
             return correlation(d, "bits") - max(correlation(d, "input_dimension"), correlation(d, "class_number"))
 
-        gain = bootstrap_interval(margin, data, resamples=1_000)
-        own = bootstrap_interval(lambda d: correlation(d, "bits"), data, resamples=1_000)
+        gain = bootstrap_interval(margin, data)
+        own = bootstrap_interval(lambda d: correlation(d, "bits"), data)
         return judge(
             gain,
             supported=gain.low > 0 and own.low > 0.5,

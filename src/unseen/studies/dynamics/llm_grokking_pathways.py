@@ -71,6 +71,10 @@ class LLMGrokkingPathways(Study):
     the first evaluation with train accuracy of at least 0.98. A distance that rises instead of falling is a
     negative fall; half of its way counts whatever the direction. A time that is not reached enters ranks as later
     than all others, and differences of times as the horizon.
+
+    Pilots (seeds 0 to 3) at the registered rate of 3e-3 never generalised within the registered 2,400 updates,
+    whatever the first weights, the decay (1 to 3) and the normalisation; a single expert did. The rate of 1e-2 with
+    first weights of 0.3 is the one of those tried that generalises from 60% of the table, and was chosen by that.
     """
 
     modulus: int = 31  # p
@@ -79,7 +83,8 @@ class LLMGrokkingPathways(Study):
     hidden: int = 32  # units of an expert
     blocks: int = 2  # of experts
     balance: float = 0.01  # weight of the load-balance loss
-    learning_rate: float = 3e-3  # of full-batch AdamW with betas 0.9 and 0.98, gradients clipped at norm 1
+    initial: float = 0.3  # factor on all first weights but the routers'
+    learning_rate: float = 1e-2  # of full-batch AdamW with betas 0.9 and 0.98, gradients clipped at norm 1
     weight_decay: float = 1.0
     steps: int = 2_400  # updates
     every: int = 40  # updates between two checkpoints
@@ -128,7 +133,9 @@ class LLMGrokkingPathways(Study):
     def training(self, operations: tuple[str, ...], shares: tuple[Scalar, ...]) -> Learner:
         """Full-batch AdamW on some tables at once."""
         p, count = self.modulus, len(operations)
-        sizes = dict(width=self.width, experts=self.experts, hidden=self.hidden, blocks=self.blocks)
+        sizes = dict(
+            width=self.width, experts=self.experts, hidden=self.hidden, blocks=self.blocks, initial=self.initial
+        )
 
         def objective(net: SparseMoE, inputs: Any, targets: Array, key: PRNGKeyArray) -> Array:
             logits, routes = net.routed(*inputs)

