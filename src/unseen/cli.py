@@ -611,9 +611,10 @@ def _serve(command: Command, tokens: list[str]) -> int:
     store = _open_store()
     index.embed(store)
     try:
-        from unseen.atlas import web
+        from unseen.atlas import shown, web
     except ModuleNotFoundError as error:
         raise catalogue.missing_package(error, "unseen serve") from error
+    shown.field_map(store)  # laid out and kept before anybody asks
     docs = os.environ.get("UNSEEN_DOCS", "")
     site = web.Site(store, web.base_url(host, port), docs, "trust_proxy" in found, web.names(host))
     print(f"The atlas is at {site.base} (Ctrl-C ends it).", flush=True)

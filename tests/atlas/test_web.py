@@ -275,6 +275,22 @@ def test_what_no_client_would_send_is_answered_or_cut_off_and_the_server_goes_on
         assert json.load(answer)["status"] == "ok"
 
 
+def test_a_form_that_waits_for_a_writer_keeps_no_reader_waiting(served, site, monkeypatch):
+    voted = threading.Event()
+    monkeypatch.setattr(web, "_check_form", lambda *given: voted.set())
+    asked = urllib.request.Request(served + "/papers/grm/vote", b"", method="POST")
+    sender = threading.Thread(target=lambda: urllib.request.urlopen(asked).close())
+    with site.store.write():
+        sender.start()
+        assert voted.wait(10)
+        for _ in range(3):
+            with urllib.request.urlopen(served + "/health", timeout=5) as answer:
+                assert answer.status == 200
+        assert sender.is_alive()
+    sender.join(20)
+    assert site.store.read("SELECT count(*) AS n FROM votes")[0]["n"] == 1
+
+
 def test_the_interface_keeps_its_description(site):
     schemathesis = pytest.importorskip("schemathesis")
     schema = schemathesis.openapi.from_asgi("/openapi.json", web.application(site))
