@@ -722,7 +722,7 @@ def r_squared(x: Any, y: Any, dim: str, *, log: bool = False) -> xr.DataArray:
     """Share of the variance of `y` that its least-squares line on `x` explains (the squared correlation), for
     each seed; arguments as in `slope`. NaN if `x` or `y` is constant."""
     x, y = _centred(x, y, dim, log, "r_squared")
-    return _squared_correlation(x, y, dim)
+    return _correlation(x, y, dim) ** 2
 
 
 def coefficient_of_determination(observed: Any, predicted: Any, dim: str) -> xr.DataArray:
@@ -877,10 +877,7 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray | np.floating:
     from scipy.stats import rankdata
 
     middle = (x.shape[-1] + 1) / 2
-    a, b = rankdata(x, axis=-1) - middle, rankdata(y, axis=-1) - middle
-    with np.errstate(invalid="ignore"):
-        r = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.clip(r, -1, 1)
+    return _cosine(rankdata(x, axis=-1) - middle, rankdata(y, axis=-1) - middle)
 
 
 def _signs(x: xr.DataArray, dim: str) -> xr.DataArray:
@@ -928,15 +925,15 @@ def _sum_of_squares(x: xr.DataArray, dim: str) -> xr.DataArray:
     return (x * x).sum(dim, skipna=False)
 
 
-def _squared_correlation(x: xr.DataArray, y: xr.DataArray, dim: str) -> xr.DataArray:
-    return _correlation(x, y, dim) ** 2
-
-
 def _correlation(x: xr.DataArray, y: xr.DataArray, dim: str) -> xr.DataArray:
     """Cosine of `x` and `y`: the correlation if both are centred."""
-    product = (x * y).sum(dim, skipna=False)
-    spread = (_sum_of_squares(x, dim) * _sum_of_squares(y, dim)) ** 0.5
-    return _quotient(product, spread).clip(-1, 1)
+    return xr.apply_ufunc(_cosine, x, y, input_core_dims=[[dim], [dim]])
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray | np.floating:
+    """Along the last axis; NaN where one side has no length."""
+    lengths = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.clip((x * y).sum(-1) / np.where(lengths == 0, np.nan, lengths), -1, 1)
 
 
 def _quotient(numerator: xr.DataArray, denominator: xr.DataArray) -> xr.DataArray:

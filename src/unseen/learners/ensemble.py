@@ -13,6 +13,8 @@ from jaxtyping import Array, PRNGKeyArray
 from unseen.lab import Learner
 from unseen.learners.classifier import Training
 
+ABREAST = 8  # networks that are trained at the same time
+
 
 def ensemble(learner: Learner, members: int, data: Callable[[PRNGKeyArray], Any]) -> Learner:
     """A `classifier` with `members` networks, which see one dataset and differ in weights and order of batches.
@@ -35,7 +37,10 @@ def ensemble(learner: Learner, members: int, data: Callable[[PRNGKeyArray], Any]
         """The function of every member, with the one dataset closed over."""
 
         def all_members(state: Training) -> Any:
-            return jax.vmap(lambda one: function(_with_data(one, state.data)))(_with_data(state, None))
+            # A few at a time: the activations of all of them would not stay in a processor's cache.
+            return jax.lax.map(
+                lambda one: function(_with_data(one, state.data)), _with_data(state, None), batch_size=ABREAST
+            )
 
         return all_members
 

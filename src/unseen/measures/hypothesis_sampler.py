@@ -117,7 +117,7 @@ def log_noncentral_chi_square(x: float, df: float, nc: float) -> float:
     reach = 15 * math.sqrt(max(centre, nc / 2 if x > df + nc else centre) + 1) + 40
     j = np.arange(max(0, math.floor(centre - reach)), math.ceil(centre + reach) + 1)
     weights = j * math.log(nc / 2) - nc / 2 - special.gammaln(j + 1)
-    return min(0.0, float(special.logsumexp(weights + _log_gammainc(df / 2 + j, x / 2))))
+    return min(0.0, float(special.logsumexp(weights + _log_gammainc(df / 2 + j, x / 2))))  # pyright: ignore[reportArgumentType]
 
 
 def _log_gammainc(a: np.ndarray, y: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 from scipy import special
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 from scipy.spatial.distance import cdist
 
 from unseen.lab import UserError
@@ -207,11 +207,19 @@ def inductive_bias_kernel(
 def rbf(length: float | Float[Array, ""]) -> Callable[[Array, Array], Array]:
     """The kernel exp(-|x - z|^2 / (2 length^2))."""
 
-    def covariance(x: Array, z: Array) -> Array:
-        square = (x**2).sum(1)[:, None] + (z**2).sum(1) - 2 * x @ z.T
-        return jnp.exp(-jnp.maximum(square, 0.0) / (2 * length**2))
+    return lambda x, z: jnp.exp(-_squared_distances(x, z) / (2 * length**2))
 
-    return covariance
+
+def median_distance(x: Float[Array, "examples features"]) -> Float[Array, ""]:
+    """Median Euclidean distance of two different examples: a length scale for `rbf`."""
+    return jnp.median(jnp.sqrt(_squared_distances(x, x))[jnp.triu_indices(len(x), 1)])
+
+
+def _squared_distances(
+    x: Float[Array, "examples features"], z: Float[Array, "others features"]
+) -> Float[Array, "examples others"]:
+    # Squared differences themselves: as |x|^2 + |z|^2 - 2 x z close inputs would lose all digits.
+    return jnp.square(x[:, None] - z[None]).sum(-1)
 
 
 def linear(weight: float | Float[Array, ""] = 1.0, offset: float = 1.0) -> Callable[[Array, Array], Array]:

@@ -26,6 +26,13 @@ class OpenMixup(Study):
 
     Settings of the policies are the official toolbox's for small images; see `unseen.methods.mixing` for where they
     differ. All share the optimizer: Adam, rate 3e-3 under a cosine.
+
+    What came out: under this budget every policy costs accuracy (static ones 0.11 in the mean, automix least of all
+    with 0.04), and label smoothing of the same softness does not (+0.007). The likely reason is the budget: 400
+    updates leave even plain training of this small network at 0.82 (and 0.88 of its training digits), and a mixed
+    image is harder to fit. Whether mixing pays once the training set is fitted, as in the paper's hundreds of
+    epochs, was not tried at this scale. Guided policies are no better than static ones here, and 1.6 times as dear
+    in the mean (puzzlemix 6 times).
     """
 
     train_images: int = 500  # digits trained on

@@ -47,6 +47,11 @@ class SimplicityBiasPitfalls(Study):
     Chosen before the recorded run where the registered rules leave it open: the ensemble averages the logits of five
     nets on the same data, of which the first one is the net without ensemble; adversarial training takes three
     steps of projected gradient for every update; attacks go away from the net's own prediction.
+
+    What came out: as in the paper, to the letter. With the linear coordinate dealt out anew nothing is left of a
+    net that slabs alone teach perfectly (an AUC of 0.49); dealing out all slabs changes nothing. Where a tenth of
+    the data have no linear margin the net stays at 0.945, although slabs alone give 1.00, and five nets together
+    (0.947) or adversarial training (0.933) are no cure. Digit pairs are milder: without the easy half 0.74 is left.
     """
 
     seeds: int = 6  # data sets, each with nets of its own
