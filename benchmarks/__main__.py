@@ -22,6 +22,10 @@ ALL = (
     ["benchmarks.grokking"],
     ["benchmarks.per_example"],
     ["benchmarks.matmul"],
+    ["benchmarks.retrieval"],
+    ["benchmarks.atlas", "search"],
+    ["benchmarks.atlas", "serve"],
+    ["benchmarks.atlas", "digest"],
 )
 LIMIT = 360.0  # seconds for one of them
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import clock, engine_side, matmul, overhead, population, report, startup, tasks
+from benchmarks import atlas, clock, engine_side, matmul, overhead, population, report, retrieval, startup, tasks
 from benchmarks.engine_side import own_home
 from benchmarks.engine_side import population as by_engine
 
@@ -171,10 +171,34 @@ def test_tables_go_between_their_markers(tmp_path):
 def test_every_benchmark_has_its_place_on_the_page():
     text = report.PAGE.read_text()
     populations = (f"population-{case}" for case in ("mlp", "transformer", "ppo"))
-    for name in ("startup", "overhead", *populations, "matmul", "family-dynamics"):
+    of_atlas = ("retrieval", *(f"atlas-{what}" for what in ("search", "million", "serve", "digest")))
+    for name in ("startup", "overhead", *populations, "matmul", "family-dynamics", *of_atlas):
         assert f"<!-- {name}: begin -->" in text and f"<!-- {name}: end -->" in text
 
 
 def test_startup_runs():
     result = startup.measure(tiny=True)
     assert [row[0] for row in result.rows][:3] == ["`python -c pass`", "`unseen --help`", "`unseen list`"]
+
+
+def test_retrieval_runs():
+    pytest.importorskip("wordllama", reason="needs the extra atlas")
+    rows = retrieval.measure(tiny=True).rows
+    assert len(rows) == 8 and [row[0].partition(",")[0] for row in rows[:4]] == [
+        "hybrid",
+        "BM25",
+        "embeddings",
+        "TF-IDF",
+    ]
+
+
+@pytest.mark.parametrize("what", atlas.MEASURES)
+def test_atlas_runs(what):
+    pytest.importorskip("wordllama", reason="needs the extra atlas")
+    pytest.importorskip("uvicorn", reason="needs the extra atlas")
+    result = atlas.MEASURES[what](True)
+    assert all(len(row) == len(result.columns) for row in result.rows)
+    if what == "serve":
+        assert result.rows[0][1:3] == ["40", "0"]
+    if what == "digest":
+        assert result.rows[0][0] == "200" and int(result.rows[0][1]) > 100

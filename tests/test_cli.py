@@ -13,6 +13,7 @@ import pytest
 
 from unseen import cli
 from unseen.atlas import catalogue, recorded
+from unseen.atlas.worlds import worlds
 from unseen.lab import Study
 
 STUDY = '''
@@ -101,7 +102,7 @@ def test_help_names_every_command(capsys) -> None:
     for name in cli.COMMANDS:
         text = say(capsys, name, "--help")
         assert f"usage: unseen {name}" in text
-        assert all(f"--{option.name}" in text for option in cli.COMMANDS[name].options)
+        assert all(f"--{option.name.replace('_', '-')}" in text for option in cli.COMMANDS[name].options)
 
 
 def test_list_is_one_line_a_paper(capsys) -> None:
@@ -175,7 +176,7 @@ def test_worlds_are_read_from_their_docstrings(tmp_path: Path) -> None:
         'class Helper:\n    """No world: it has no axes."""\n'
         'class Hidden:\n    """Not exported.\n\n    Axes: none.\n    """\n'
     )
-    assert cli.worlds(tmp_path) == [
+    assert worlds(tmp_path) == [
         {
             "name": "Game",
             "module": "unseen.worlds.games.one",

@@ -468,6 +468,8 @@ def _report(command: Command, tokens: list[str]) -> int:
 
 def _worlds(command: Command, tokens: list[str]) -> int:
     found = _only_options(tokens, command, "worlds")
+    from unseen.atlas.worlds import worlds
+
     listed = worlds()
     if "json" in found:
         print(json.dumps(listed, indent=2))
@@ -518,41 +520,147 @@ def _plain(value: Any) -> Any:
     return float(value) if math.isfinite(float(value)) else None
 
 
-def worlds(folder: Path | None = None) -> list[dict[str, Any]]:
-    """The public worlds with their axes, read from the source: nothing is imported.
-
-    A world is a class that a package under `unseen.worlds` exports and whose docstring names its axes, in a
-    paragraph `Axes: ...` or as entries of an `Axes:` section.
-    """
-    folder = Path(__file__).with_name("worlds") if folder is None else folder
-    found = []
-    for file in sorted(folder.glob("**/*.py")):
-        init = file.with_name("__init__.py")
-        exported = {
-            alias.asname or alias.name
-            for node in ast.walk(ast.parse(init.read_text() if init.is_file() else ""))
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        module = ".".join(["unseen.worlds", *file.relative_to(folder).with_suffix("").parts])
-        for node in ast.parse(file.read_text()).body:
-            if not isinstance(node, ast.ClassDef) or (node.name not in exported and file != init):
-                continue
-            doc = ast.get_docstring(node) or ""
-            axes = _section(doc, "Axes")
-            if axes:
-                summary = " ".join(doc.split("\n\n")[0].split())
-                found.append({"name": node.name, "module": module, "summary": summary, "axes": axes})
-    return found
+# The atlas's database --------------------------------------------------------------------------------------
 
 
-def _section(doc: str, title: str) -> str:
-    """What a docstring says under `Title:`, to the next blank line; empty if it does not."""
-    for paragraph in doc.split("\n\n"):
-        head, colon, text = paragraph.strip().partition(":")
-        if head == title and colon:
-            return " ".join(text.split())
-    return ""
+def _search(command: Command, tokens: list[str]) -> int:
+    found, words = _parse(tokens, command.options, "search")
+    limit = convert("limit", found.pop("limit", "10"), int)
+    if not 1 <= limit <= 100:
+        raise UserError(f"--limit takes a whole number from 1 to 100, got {limit}.")
+    as_json = found.pop("json", None) is not None
+    mode = convert("by", found.pop("by", "hybrid"), typing.Literal["hybrid", "words", "meaning"])
+    if not words and not found:
+        raise UserError("search takes words to look for, or a filter, got none.")
+    store = _open_store()
+    from unseen.atlas import search
+
+    results = search.search(store, " ".join(words), found, limit=limit, mode=mode)
+    if results.mode == "words" and mode != "words" and words:
+        _complain(search.WITHOUT_MEANING)
+    if as_json:
+        print(json.dumps([hit.to_json() for hit in results.hits], indent=2))
+        return 0
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    for wrong, right in results.corrected.items():
+        print(f"Searched for {_bold(right)}; nothing contains {wrong!r}.")
+    for hit in results.hits:
+        fields = hit.fields
+        facts = [str(fields["year"] or ""), fields["family"] or fields["origin"], fields["kind"]]
+        state = "  ".join(f"{n} {verdict}" for verdict, n in hit.verdicts.items())
+        title = "".join(_styled(piece, "1;4" if matched else "1") for piece, matched in hit.title)
+        print(f"\n{title}\n  {hit.key}  {', '.join(filter(None, facts))}" + (f"  {state}" if state else ""))
+        print(_fill(search.plain(hit.snippet), width, "  ", "  "))
+    if not results.hits:
+        print("Nothing found; `unseen list` shows all papers.")
+    return 0
+
+
+def _open_store() -> Any:
+    """The atlas's database with the catalogue in it."""
+    # One core answers a query sooner than two that wait for each other; counts only before NumPy is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from unseen.atlas import index
+    from unseen.atlas.store import Store
+
+    store = Store()
+    index.sync(store)
+    return store
+
+
+def _import(command: Command, tokens: list[str]) -> int:
+    found, words = _parse(tokens, command.options, "import")
+    name = _one_word(words, "import takes one file or source")
+    from unseen.atlas import importing, index, sources
+
+    source = sources.source(name)
+    store = _open_store()
+    as_json = "json" in found
+    if as_json or not sys.stderr.isatty():
+        counts = importing.bring_in(store, source)
+        index.embed(store)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
+            reading = bar.add_task("reading", total=None)
+            counts = importing.bring_in(store, source, lambda c: bar.update(reading, completed=c.read))
+            bar.update(reading, total=max(counts.read, 1), completed=counts.read)
+            embedding = bar.add_task("embedding", total=None)
+            index.embed(store, tell=lambda done, total: bar.update(embedding, completed=done, total=total))
+    for refused in counts.refused[:20]:
+        _complain(f"refused {refused.where}: {refused.why}")
+    if as_json:
+        print(json.dumps(counts.to_json(), indent=2))
+        return 0
+    _say_nearest(store, counts.fresh)
+    print(counts.line())
+    return 0
+
+
+def _serve(command: Command, tokens: list[str]) -> int:
+    found = _only_options(tokens, command, "serve")
+    port = convert("port", found.get("port", "8000"), int)
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port takes a whole number from 1 to 65535, got {port}.")
+    host = found.get("host", "127.0.0.1")
+    from unseen.atlas import catalogue, index
+
+    store = _open_store()
+    index.embed(store)
+    try:
+        from unseen.atlas import shown, web
+    except ModuleNotFoundError as error:
+        raise catalogue.missing_package(error, "unseen serve") from error
+    shown.field_map(store)  # laid out and kept before anybody asks
+    docs = os.environ.get("UNSEEN_DOCS", "")
+    site = web.Site(store, web.base_url(host, port), docs, "trust_proxy" in found, web.names(host))
+    print(f"The atlas is at {site.base} (Ctrl-C ends it).", flush=True)
+    web.serve(site, host, port)
+    return 0
+
+
+def _digest(command: Command, tokens: list[str]) -> int:
+    found = _only_options(tokens, command, "digest")
+    if ("dry_run" in found) == ("send" in found):
+        raise UserError("digest takes one of --dry-run and --send.")
+    import datetime
+
+    day = found.get("day", datetime.datetime.now(datetime.UTC).date().isoformat())
+    try:
+        day = datetime.date.fromisoformat(day).isoformat()
+    except ValueError:
+        raise UserError(f"--day takes a day like 2026-11-23, got {day!r}.") from None
+    store = _open_store()
+    from unseen.atlas import digest
+
+    base = os.environ.get("UNSEEN_URL", "").rstrip("/") or "http://127.0.0.1:8000"
+    if "dry_run" in found:
+        out = Path(found.get("out", "digests"))
+        sender = os.environ.get("UNSEEN_SMTP_SENDER", "atlas@localhost")
+        print(f"{digest.dry_run(store, base, sender, day, out)} digests in {out}, none sent")
+        return 0
+    done = digest.send_all(store, digest.Smtp.read(), base, day)
+    for failed in done.failed[:20]:
+        _complain(f"not sent to {failed}")
+    print(done.line())
+    return 1 if done.failed else 0
+
+
+def _say_nearest(store: Any, keys: Sequence[str]) -> None:
+    """What of the catalogue is nearest to new papers: entries and claims that could test them."""
+    from unseen.atlas import search
+
+    for key in keys[:10]:
+        title = store.read("SELECT title FROM documents WHERE key = ?", key)[0]["title"]
+        near = [paper for paper, _ in search.similar(store, key, 3)]
+        claims = [f"{paper}/{claim}" for paper, claim, _ in search.nearest_claims(store, key, 2)]
+        if near:
+            print(f"{_bold(title)}\n  {key}  near {', '.join(near)}; claims {', '.join(claims)}")
+    if len(keys) > 10:
+        print(f"and {len(keys) - 10} more; `unseen search --origin imported` lists them.")
 
 
 def _only_options(tokens: Sequence[str], command: Command, what: str) -> dict[str, str]:
@@ -723,6 +831,61 @@ COMMANDS: Mapping[str, Command] = {
         "KEY|DIR",
         (Option("open", "", "open it in a browser"),),
         (("unseen report grokking --open", "the latest run below ./runs"),),
+    ),
+    "search": Command(
+        _search,
+        "find papers, of the catalogue and imported ones, by words and meaning",
+        "QUERY",
+        (
+            Option("family", "FAMILY", "papers of one family"),
+            Option("kind", "KIND", "method, theory, phenomenon, benchmark, measure, survey, dataset or model"),
+            Option("world", "WORLD", "papers that one package of worlds hosts"),
+            Option("axis", "WORDS", "papers whose axis of variation has these words"),
+            Option("verdict", "VERDICT", "papers with a claim that is supported, refuted, inconclusive, or none"),
+            Option("year", "YEARS", "2021, 2020-2023, 2022- or -2019"),
+            Option("origin", "ORIGIN", "catalogue or imported"),
+            Option("limit", "N", "number of results", "10"),
+            Option("by", "hybrid|words|meaning", "both rankings, or one of them", "hybrid"),
+            _JSON,
+        ),
+        (
+            ('unseen search "reward models under shift"', ""),
+            ("unseen search grokking --verdict supported --json", ""),
+        ),
+    ),
+    "import": Command(
+        _import,
+        "bring papers in: a saved listing page, BibTeX, arXiv, Hugging Face's daily papers",
+        "FILE|SOURCE",
+        (_JSON,),
+        (
+            ("unseen import papers.bib", "or a saved listing page, as text or HTML"),
+            ("unseen import arxiv:grokking", "or ids: arxiv:2201.02177,2210.01117"),
+            ("unseen import hf:2026-11-01..2026-11-20", "daily papers; hf alone: today's"),
+        ),
+    ),
+    "serve": Command(
+        _serve,
+        "serve the atlas as web pages, to this machine alone unless told otherwise",
+        "",
+        (
+            Option("host", "HOST", "the address to listen on; 0.0.0.0 lets others in", "127.0.0.1"),
+            Option("port", "PORT", "", "8000"),
+            Option("trust_proxy", "", "behind a reverse proxy: readers' addresses from X-Forwarded-For"),
+        ),
+        (("unseen serve", "UNSEEN_URL says what readers call it, UNSEEN_DOCS where the documentation is"),),
+    ),
+    "digest": Command(
+        _digest,
+        "write or send the mails of a day to those who follow a search or a family",
+        "",
+        (
+            Option("dry_run", "", "write them to a folder and send nothing"),
+            Option("send", "", "send them, each subscriber's once a day however often this runs"),
+            Option("day", "DAY", "the day they are for", "today"),
+            Option("out", "DIR", "with --dry-run: the folder", "digests"),
+        ),
+        (("unseen digest --send", "UNSEEN_SMTP_HOST and others, or UNSEEN_HOME/smtp.json, name the mail server"),),
     ),
     "collapse": Command(
         _collapse,

@@ -12,9 +12,10 @@ import xarray as xr
 
 from unseen.lab import Study, UserError, claim, judge
 from unseen.lab.claims import ClaimText, Verdict
+from unseen.lab.forest import forest, thresholds
 from unseen.lab.interval import Interval
 from unseen.lab.learner import Learner
-from unseen.lab.report import curves, forest, latest, rebuild, render, thresholds
+from unseen.lab.report import curves, latest, rebuild, render
 from unseen.lab.run import run
 
 SVG = '<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg viewBox="0 0 10 10"><path d="M0 0L1 1"/></svg>'

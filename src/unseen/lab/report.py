@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,19 +20,13 @@ from markupsafe import Markup
 from unseen.lab import evidence as evidence_
 from unseen.lab.claims import Verdict
 from unseen.lab.errors import UserError
+from unseen.lab.forest import forest, measured, thresholds
 from unseen.lab.store import Damaged, Store
 from unseen.lab.table import MARKS
 
 CURVE_COLORS = ("#3b82c4", "#d9660c", "#12936b", "#b86094", "#8a6d00")  # legible on white and on black
 MOST_PANELS = 24
 MOST_POINTS = 160  # of a curve; more than its pixels
-
-# The first comparison of a rule: "> 0.7", "above 0.7", "inside [0.4, 0.6]". A threshold under a logarithm is
-# not drawn, since a study may report the ratio itself.
-_COMPARISON = re.compile(
-    r"(?:[<>]=?|\babove|\bbelow|\bat least|\bat most)\s*(?P<bound>\S+)"
-    r"|\b(?:inside|outside)\s*(?P<range>\[[^\]]*\]|\+-\s*[\d.]+)"
-)
 
 
 def render(
@@ -157,7 +150,7 @@ def _claim(v: Verdict, registered: Mapping[str, Any] | None) -> dict[str, Any]:
         "id": v.claim,
         "says": v.says,
         "verdict": v.verdict,
-        "measured": _measured(v),
+        "measured": measured(v),
         "n": v.n,
         "note": v.note,
         "statistic": registered["statistic"] if registered else "",
@@ -168,60 +161,6 @@ def _claim(v: Verdict, registered: Mapping[str, Any] | None) -> dict[str, Any]:
         # Where the first half does not say which number bounds the effect, the second one alone may mislead.
         "forest": forest(v, bounds, thresholds(refuted_if) if bounds else ()),
     }
-
-
-def _measured(v: Verdict) -> str:
-    return f"{v.effect:.3g} [{v.low:.3g}, {v.high:.3g}]" if not math.isnan(v.effect) else "no value"
-
-
-def thresholds(half: str) -> tuple[float, ...]:
-    """The bounds that half a rule puts on its first statistic: one number, two for a range, none if unclear.
-
-    >>> thresholds("CI lower bound > 0.7 and at most 1 of 8 runs censored")
-    (0.7,)
-    >>> thresholds("whole CI inside [0.4, 0.6]")
-    (0.4, 0.6)
-    """
-    found = _COMPARISON.search(half)
-    if found is None:
-        return ()
-    if found["range"]:
-        numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", found["range"].replace("+-", ""))]
-        return (-numbers[0], numbers[0]) if found["range"].startswith("+-") else tuple(numbers)
-    bound = re.fullmatch(r"([+-]?\d+(?:\.\d+)?(?:e-?\d+)?)[,.;]?", found["bound"])
-    return (float(bound[1]),) if bound else ()
-
-
-def forest(v: Verdict, supported: Sequence[float], refuted: Sequence[float]) -> Markup:
-    """The effect with its interval beside the rule's thresholds, as a small picture; empty without either."""
-    if math.isnan(v.effect) or not (*supported, *refuted):
-        return Markup("")
-    shown = [x for x in (v.effect, v.low, v.high, *supported, *refuted) if math.isfinite(x)]
-    low, high = min(shown), max(shown)
-    pad = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high = low - pad, high + pad
-
-    def at(x: float) -> float:
-        return round(10 + 300 * (min(max(x, low), high) - low) / (high - low), 1)
-
-    parts = ['<line class="axis" x1="10" x2="310" y1="20" y2="20"/>']
-    for kind, bounds in (("supported", supported), ("refuted", refuted)):
-        both = kind == "refuted" and tuple(bounds) == tuple(supported)
-        for bound in () if both else bounds:
-            parts.append(f'<line class="bound {kind}" x1="{at(bound)}" x2="{at(bound)}" y1="5" y2="35"/>')
-            parts.append(f'<text x="{at(bound)}" y="47" text-anchor="middle">{bound:g}</text>')
-    left, right = at(v.low), at(v.high)
-    parts.append(f'<line class="interval {v.verdict}" x1="{left}" x2="{right}" y1="20" y2="20"/>')
-    if math.isinf(v.low):
-        parts.append(f'<path class="{v.verdict}" d="M{left - 6} 20l8 -5v10z"/>')
-    if math.isinf(v.high):
-        parts.append(f'<path class="{v.verdict}" d="M{right + 6} 20l-8 -5v10z"/>')
-    if math.isfinite(v.effect):
-        parts.append(f'<circle class="{v.verdict}" cx="{at(v.effect)}" cy="20" r="5"/>')
-    label = f"{_measured(v)}; thresholds {', '.join(f'{bound:g}' for bound in (*supported, *refuted))}"
-    return Markup('<svg class="forest" viewBox="0 0 320 50" role="img" aria-label="{}">{}</svg>').format(
-        label, Markup("".join(parts))
-    )
 
 
 # Curves ----------------------------------------------------------------------------------------------------

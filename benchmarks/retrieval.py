@@ -1,0 +1,152 @@
+"""How well the atlas finds papers: hybrid search beside BM25 alone, embeddings alone and scikit-learn's TF-IDF.
+
+Questions and grades are in `retrieval_queries.txt`. Intervals are BCa bootstraps over questions;
+differences are paired.
+
+python -m benchmarks.retrieval [--write] [--tiny] [--tune]
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import Result, markdown, parser, show, write
+
+QUESTIONS = Path(__file__).with_name("retrieval_queries.txt")
+DEPTH = 10
+Ranker = Callable[[str], Sequence[str]]
+
+
+def questions(file: Path = QUESTIONS) -> list[tuple[str, dict[str, int]]]:
+    """Questions with the grades of the relevant papers."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            asked, _, grades = line.partition(" | ")
+            pairs = (grade.split(":") for grade in grades.split())
+            found.append((asked, {key: int(grade) for key, grade in pairs}))
+    return found
+
+
+def tuning(asked: Sequence) -> Sequence:
+    """The half that settings may be chosen on."""
+    return asked[0::2]
+
+
+def held_out(asked: Sequence) -> Sequence:
+    """The half that is only reported."""
+    return asked[1::2]
+
+
+def ndcg(ranking: Sequence[str], grades: Mapping[str, int], depth: int = DEPTH) -> float:
+    """Normalized discounted cumulative gain with gains 2^grade - 1 (Burges et al., 2005)."""
+    gains = [2 ** grades.get(key, 0) - 1 for key in ranking[:depth]]
+    best = sorted((2**grade - 1 for grade in grades.values()), reverse=True)[:depth]
+    total = sum(gain / math.log2(i + 2) for i, gain in enumerate(gains))
+    return total / sum(gain / math.log2(i + 2) for i, gain in enumerate(best))
+
+
+def recall(ranking: Sequence[str], grades: Mapping[str, int], depth: int = DEPTH) -> float:
+    """Share of the papers of grade 2 and 3 among the first ten."""
+    wanted = {key for key, grade in grades.items() if grade >= 2}
+    return len(wanted & set(ranking[:depth])) / len(wanted)
+
+
+def rankers() -> dict[str, Ranker]:
+    """The sides."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from unseen.atlas import catalogue, index, search
+    from unseen.atlas.store import Store
+
+    store = Store(Path(tempfile.mkdtemp()) / "atlas.db")
+    index.sync(store)
+    index.embed(store)
+
+    def atlas(mode: search.Mode) -> Ranker:
+        return lambda asked: [hit.key for hit in search.search(store, asked, limit=DEPTH, mode=mode).hits]
+
+    keys = list(catalogue.papers())
+    documents = [index.entry_document(entry) for entry in catalogue.papers().values()]
+    vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True, ngram_range=(1, 2))
+    matrix: Any = vectorizer.fit_transform([f"{d.title} {d.question} {d.body} {d.rest}" for d in documents])
+
+    def tf_idf(asked: str) -> list[str]:
+        question: Any = vectorizer.transform([asked])
+        scores = (matrix @ question.T).toarray()[:, 0]
+        return [keys[i] for i in np.argsort(-scores, kind="stable")[:DEPTH]]
+
+    return {"hybrid": atlas("hybrid"), "BM25": atlas("words"), "embeddings": atlas("meaning"), "TF-IDF": tf_idf}
+
+
+def tune(asked: Sequence[tuple[str, dict[str, int]]]) -> None:
+    """Print the tuning half's nDCG over a small grid of the fusion's settings."""
+    from unseen.atlas import search
+
+    hybrid = rankers()["hybrid"]
+    for k, weight in itertools.product((2.0, 3.0, 5.0, 10.0, 20.0, 60.0), (0.7, 1.0, 1.4, 2.0)):
+        search.FUSION_K, search.WORD_WEIGHT = k, weight
+        scores = [ndcg(hybrid(question), grades) for question, grades in asked]
+        print(f"k {k:4.0f}  weight of words {weight:.1f}  nDCG@10 {np.mean(scores):.3f}", flush=True)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean with its 95% interval."""
+    from unseen.lab.statistics import mean_interval
+
+    found = mean_interval(np.asarray(values))
+    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def measure(tiny: bool) -> Result:
+    """All sides on both halves."""
+    asked = questions()[: 12 if tiny else None]
+    halves = {"tuning": tuning(asked), "held out": held_out(asked)}
+    rows = []
+    found = rankers()
+    for half, some in halves.items():
+        scores = {}
+        for name, ranker in found.items():
+            rankings = [ranker(question) for question, _ in some]
+            scores[name] = [ndcg(ranking, grades) for ranking, (_, grades) in zip(rankings, some, strict=True)]
+            recalls = [recall(ranking, grades) for ranking, (_, grades) in zip(rankings, some, strict=True)]
+            ahead = "" if name == "hybrid" else interval(np.subtract(scores["hybrid"], scores[name]))
+            rows.append([f"{name}, {half} ({len(some)})", interval(scores[name]), interval(recalls), ahead])
+    return Result(
+        "retrieval",
+        "Finding papers among 207",
+        ("ranker, half (questions)", "nDCG@10", "recall@10", "hybrid ahead in nDCG@10"),
+        rows,
+        (
+            f"{len(asked)} questions; means with 95% intervals over questions, differences paired by question. Goal: "
+            "hybrid ahead of each on the half held out.",
+        ),
+        ("scikit-learn", "wordllama"),
+    )
+
+
+def main() -> int:
+    """Run it."""
+    options = parser(__doc__)
+    options.add_argument("--tune", action="store_true", help="try settings on the tuning half")
+    given = options.parse_args()
+    if given.tune:
+        tune(tuning(questions()))
+        return 0
+    result = measure(given.tiny)
+    show(result)
+    if given.write:
+        write(result.name, markdown(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
