@@ -3,6 +3,7 @@
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.dissipative import DissipativeLoss
+from unseen.methods.evolution import ESState, EvolutionStrategies, centred_ranks, standardised
 from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
@@ -41,6 +42,8 @@ __all__ = [
     "ClaimMap",
     "CrossRiskHeldOut",
     "DissipativeLoss",
+    "ESState",
+    "EvolutionStrategies",
     "ExplorationDesign",
     "FullBatchRecipe",
     "GPSurrogate",
@@ -59,6 +62,7 @@ __all__ = [
     "alpha_stable",
     "amplify_fast",
     "average",
+    "centred_ranks",
     "claim_over_multiverse",
     "fisher_diagonal",
     "fisher_weighted",
@@ -74,6 +78,7 @@ __all__ = [
     "regmean_plus_plus",
     "sequential_merge",
     "sqrt_lr_scaling",
+    "standardised",
     "supervised_average",
     "task_arithmetic",
     "winsorized_gradient",
