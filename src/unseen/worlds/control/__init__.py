@@ -1,33 +1,46 @@
 """Continuous and finite control tasks with named axes of variation."""
 
+import importlib
+
 from unseen.worlds.control.corridor import TwoRewardCorridor, collect_corridor
 from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collect_crossed
 from unseen.worlds.control.dataset import OfflineDataset, Segments, Transitions
+from unseen.worlds.control.gaits import GaitExpert, search_gait, swim
 from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_steps
-from unseen.worlds.control.tabular import TabularMDPs
+from unseen.worlds.control.swimmer import Swimmer, SwimmerState
+from unseen.worlds.control.tabular import TabularMDPs, free_cells
 
 __all__ = [
     "LAYOUTS",
     "CrossedRegions",
+    "GaitExpert",
     "MazeOracle",
     "OfflineDataset",
     "PointMaze",
     "Segments",
     "StitchingSplit",
+    "Swimmer",
+    "SwimmerState",
     "TabularMDPs",
     "Transitions",
     "TwoRewardCorridor",
     "collect_corridor",
     "collect_crossed",
+    "free_cells",
+    "search_gait",
     "shortest_steps",
+    "swim",
 ]
 
-_NEED_GYMNAX = ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol")
+# The gymnax worlds need the extra `control`; the others do not.
+_NEED_GYMNAX = {
+    "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
+    "embodiments": ("Bodies", "Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
+}
 
 
-def __getattr__(name: str):  # the context worlds need the extra `control`; the others do not
-    if name in _NEED_GYMNAX:
-        from unseen.worlds.control import context
-
-        return getattr(context, name)
+def __getattr__(name: str):
+    for module, names in _NEED_GYMNAX.items():
+        if name in names:
+            return getattr(importlib.import_module(f"unseen.worlds.control.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
