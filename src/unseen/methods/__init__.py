@@ -2,6 +2,20 @@
 
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
+from unseen.methods.curriculum import (
+    ALPGMM,
+    DomainRandomisation,
+    DynamicFiltering,
+    GaussianMixture,
+    LevelCurriculum,
+    LevelPool,
+    PrioritisedReplay,
+    algorithmic_regret,
+    fit_mixture,
+    l1_value_loss,
+    positive_value_loss,
+    true_regret,
+)
 from unseen.methods.dissipative import DissipativeLoss
 from unseen.methods.evolution import ESState, EvolutionStrategies, centred_ranks, standardised
 from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
@@ -32,6 +46,7 @@ from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 
 __all__ = [
+    "ALPGMM",
     "MAT",
     "SAM",
     "SGLD",
@@ -42,23 +57,30 @@ __all__ = [
     "ClaimMap",
     "CrossRiskHeldOut",
     "DissipativeLoss",
+    "DomainRandomisation",
+    "DynamicFiltering",
     "ESState",
     "EvolutionStrategies",
     "ExplorationDesign",
     "FullBatchRecipe",
     "GPSurrogate",
+    "GaussianMixture",
     "GrokfastEMA",
     "GrokfastMA",
     "HeldOut",
     "LabelNoiseSGD",
+    "LevelCurriculum",
+    "LevelPool",
     "Multiverse",
     "PGDAttack",
+    "PrioritisedReplay",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
     "TwoStageZeroShot",
     "Unshifted",
     "activation_gram",
+    "algorithmic_regret",
     "alpha_stable",
     "amplify_fast",
     "average",
@@ -66,13 +88,16 @@ __all__ = [
     "claim_over_multiverse",
     "fisher_diagonal",
     "fisher_weighted",
+    "fit_mixture",
     "gradient_norm_penalty",
     "isotropic_alpha_stable",
+    "l1_value_loss",
     "label_preservation",
     "logit_shift",
     "median_of_three",
     "median_of_three_gradient",
     "memorising_flat_solution",
+    "positive_value_loss",
     "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
@@ -81,6 +106,7 @@ __all__ = [
     "standardised",
     "supervised_average",
     "task_arithmetic",
+    "true_regret",
     "winsorized_gradient",
     "winsorized_mean",
 ]
