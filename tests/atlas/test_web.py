@@ -1,6 +1,9 @@
 """The pages: what they show, in both forms, and what they withstand."""
 
+import ast
 import contextlib
+import importlib
+import inspect
 import json
 import re
 import socket
@@ -19,7 +22,7 @@ pytest.importorskip("httpx2", reason="needs the extra test")
 
 from starlette.testclient import TestClient
 
-from unseen.atlas import catalogue, follow, importing, shown, sources, web
+from unseen.atlas import catalogue, follow, importing, shown, sources, web, worlds
 from unseen.atlas.sources import Record
 from unseen.atlas.store import StoreError
 
@@ -39,7 +42,7 @@ def token(client, path="/papers/grokking"):
 
 
 PATHS = ("/", "/search?q=grokking", "/papers/grokking", "/families", "/families/minds", "/worlds", "/worlds/control",
-         "/verdicts", "/map", "/api")  # fmt: skip
+         "/reference/unseen.measures.value_iteration", "/verdicts", "/map", "/api")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -67,6 +70,27 @@ def test_a_paper_shows_claims_with_forest_plot_command_and_figure(client):
     data = client.get("/papers/grokking.json").json()
     assert {c["id"] for c in data["claims"]} == {c.id for c in entry.claims}
     assert len(data["similar"]) == 6 and "grokking" not in {p["key"] for p in data["similar"]}
+
+
+def test_what_a_paper_adds_leads_to_its_reference(client):
+    added = client.get("/papers/grokfast.json").json()["components"]
+    links = [component["reference"] for component in added if component["reference"]]
+    assert links and all(f'href="{link}"' in client.get("/papers/grokfast").text for link in links)
+    found = client.get(links[0] + ".json").json()
+    assert "grokfast" in [paper["key"] for paper in found["papers"]]
+    assert found["import"].startswith("from unseen.") and found["documentation"]
+    assert client.get("/reference/os.system").status_code == 404
+
+
+def test_references_come_from_the_source_as_python_sees_it():
+    names = worlds.public_names()
+    for path in ("unseen.measures.value_iteration", "unseen.methods.amplify_fast", "unseen.models.Transformer"):
+        package, _, name = path.rpartition(".")
+        real = getattr(importlib.import_module(package), name)
+        assert inspect.cleandoc(real.__doc__) == names[path].documentation
+        expected = [p for p in inspect.signature(real).parameters if p != "self"]
+        said = ast.parse(f"def {names[path].signature.replace(chr(10), ' ')}: ...").body[0].args
+        assert [a.arg for a in (*said.args, *said.kwonlyargs)] == expected
 
 
 def test_every_paper_has_its_page(client):

@@ -72,6 +72,12 @@ def document(base: str) -> dict[str, Any]:
         "/families/{key}.json": _get("A family", [_key()], {"papers": cards}, missing=True),
         "/worlds.json": _get("The packages of worlds", [], {"worlds": {"type": "array"}}),
         "/worlds/{key}.json": _get("A package of worlds", [_key()], {"papers": cards}, missing=True),
+        "/reference/{key}.json": _get(
+            "Something that the package exports, by its whole name",
+            [_key()],
+            {"name": _TEXT, "import": _TEXT, "signature": _TEXT, "documentation": _TEXT, "papers": cards},
+            missing=True,
+        ),
         "/verdicts.json": _get("All recorded verdicts", [], {"claims": {"type": "array"}, "tally": {"type": "object"}}),
         "/map.json": _get("The catalogue on a plane", [], {"points": cards}),
         "/health": _get("Whether it works", [], {"status": _TEXT, "documents": _COUNT}),

@@ -15,7 +15,7 @@ import numpy as np
 
 from unseen.atlas import catalogue, recorded, search, text
 from unseen.atlas.store import Store
-from unseen.atlas.worlds import public_name, worlds
+from unseen.atlas.worlds import public_name, public_names, worlds
 from unseen.lab.claims import ClaimText, Verdict
 from unseen.lab.errors import UserError
 
@@ -273,12 +273,29 @@ def _component(said: str) -> dict[str, str]:
     with _PARSING:
         found = public_name(said)
     if found is None:
-        return {"says": said, "import": "", "summary": "", "anchor": ""}
+        return {"says": said, "import": "", "summary": "", "reference": ""}
     return {
         "says": said,
-        "import": f"from {found.package} import {found.name}",
+        "import": found.statement,
         "summary": found.summary,
-        "anchor": f"{found.package}.{found.name}",
+        "reference": f"/reference/{found.path}",
+    }
+
+
+def reference(store: Store, path: str) -> dict[str, Any] | None:
+    """Something that the package exports, by its whole name, and the papers that brought it; None if there is none."""
+    with _PARSING:
+        found = public_names().get(path)
+        if found is None:
+            return None
+        entries = catalogue.papers().values()
+        bringing = [e.key for e in entries if any(public_name(said) == found for said in e.components)]
+    return {
+        "name": found.path,
+        "import": found.statement,
+        "signature": found.signature,
+        "documentation": found.documentation,
+        "papers": cards(store, bringing),
     }
 
 

@@ -244,7 +244,7 @@ def _templates() -> Environment:
     made.globals.update(kinds=sorted({entry.kind for entry in catalogue.papers().values()}))
     made.globals.update(known_worlds=sorted({entry.world for entry in catalogue.papers().values()}))
     made.globals.update(has_meaning=embedding.folder() is not None, WITHOUT_MEANING=search.WITHOUT_MEANING)
-    made.filters["measured"] = measured_text
+    made.filters.update(measured=measured_text, code=_code)
     return made
 
 
@@ -256,6 +256,14 @@ def url(path: str, **query: Any) -> str:
 
 def _marked(pieces: search.Marked) -> Markup:
     return Markup("".join(f"<mark>{escape(p)}</mark>" if matched else escape(p) for p, matched in pieces))
+
+
+def _code(said: str) -> Markup:
+    """Text of a docstring: what stands between backticks becomes code."""
+    pieces = said.split("`")
+    if len(pieces) % 2 == 0:  # a backtick without its partner
+        return escape(said)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
 def _verdict(claim: Mapping[str, Any]) -> Verdict:
@@ -388,6 +396,13 @@ def _world(site: Site, request: Request) -> Page:
     return Page("world.html.jinja", found, {"title": f"{_key(request)} worlds · unseen"})
 
 
+def _reference(site: Site, request: Request) -> Page:
+    found = shown.reference(site.store, _key(request))
+    if found is None:
+        raise HTTPException(404)
+    return Page("reference.html.jinja", found, {"title": f"{_key(request)} · unseen"})
+
+
 def _verdicts(site: Site, request: Request) -> Page:
     return Page("verdicts.html.jinja", shown.verdicts(site.store), {"title": "Verdicts · unseen"})
 
@@ -424,6 +439,7 @@ PAGES: Mapping[str, View] = {
     "/families/{key}": _family,
     "/worlds": _worlds,
     "/worlds/{key}": _world,
+    "/reference/{key}": _reference,
     "/verdicts": _verdicts,
     "/map": _map,
     "/api": _api,

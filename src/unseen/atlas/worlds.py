@@ -51,39 +51,109 @@ def _section(doc: str, title: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PublicName:
-    """Something that a package exports: what to import, from where, and the first line of its docstring."""
+    """Something that a package exports.
+
+    Attributes:
+        name: what to import.
+        package: from where.
+        signature: how it is called; empty for what is neither a function nor a class.
+        documentation: its docstring.
+    """
 
     name: str
     package: str
-    summary: str
+    signature: str
+    documentation: str
+
+    @property
+    def path(self) -> str:
+        """Its whole name."""
+        return f"{self.package}.{self.name}"
+
+    @property
+    def statement(self) -> str:
+        """The line that imports it."""
+        return f"from {self.package} import {self.name}"
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of its docstring."""
+        return " ".join(self.documentation.split("\n\n")[0].split())
 
 
 @functools.lru_cache(maxsize=1)
 def public_names() -> dict[str, PublicName]:
-    """What worlds, models, methods, measures and learners export, by their names in lower case without underscores."""
+    """What worlds, models, methods, measures and learners export, by whole name."""
     found = {}
     for floor in ("learners", "measures", "methods", "models", "worlds"):
         for init in sorted((PACKAGE / floor).glob("**/__init__.py")):
             package = ".".join(["unseen", *init.parent.relative_to(PACKAGE).parts])
-            for node in ast.parse(init.read_text()).body:
+            for node in ast.walk(ast.parse(init.read_text())):
                 if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("unseen."):
                     continue
-                summaries = _summaries(PACKAGE.joinpath(*(node.module or "").split(".")[1:]).with_suffix(".py"))
+                defined = _definitions(PACKAGE.joinpath(*(node.module or "").split(".")[1:]).with_suffix(".py"))
                 for alias in node.names:
-                    name = alias.asname or alias.name
-                    summary = summaries.get(alias.name, "")
-                    found[name.lower().replace("_", "")] = PublicName(name, package, summary)
+                    name = PublicName(alias.asname or alias.name, package, *defined.get(alias.name, ("", "")))
+                    found[name.path] = name
     return found
 
 
-def _summaries(file: Path) -> dict[str, str]:
+@functools.lru_cache(maxsize=1)
+def _spellings() -> dict[str, PublicName]:
+    return {_plain(name.name): name for name in public_names().values()}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[_-]", "", name).lower()
+
+
+def _definitions(file: Path) -> dict[str, tuple[str, str]]:
+    """Signature and docstring of the functions and classes of a file."""
     if not file.is_file():
         return {}
     nodes = (n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef | ast.FunctionDef))
-    return {node.name: " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split()) for node in nodes}
+    return {node.name: (_signature(node), ast.get_docstring(node) or "") for node in nodes}
+
+
+def _signature(node: ast.ClassDef | ast.FunctionDef) -> str:
+    """As a call, an argument a line where it is long: of a class its constructor's, or its fields."""
+    returns = ""
+    if isinstance(node, ast.FunctionDef):
+        function, returns = node, f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    else:
+        function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if function is None:
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        given = [ast.unparse(n) for n in fields if not ast.unparse(n.target).startswith("_")]
+    else:
+        given = _arguments(function.args)
+        given = given[1:] if isinstance(node, ast.ClassDef) else given
+    line = f"{node.name}({', '.join(given)}){returns}"
+    return (
+        line if len(line) <= 88 else "\n    ".join([f"{node.name}(", *(f"{one}," for one in given)]) + f"\n){returns}"
+    )
+
+
+def _arguments(args: ast.arguments) -> list[str]:
+    positional = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
+    given = [_argument(a, d) for a, d in zip(positional, defaults, strict=True)]
+    if args.posonlyargs:
+        given.insert(len(args.posonlyargs), "/")
+    if args.vararg or args.kwonlyargs:
+        given.append(f"*{_argument(args.vararg, None) if args.vararg else ''}")
+    given += [_argument(a, d) for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    return given + ([f"**{_argument(args.kwarg, None)}"] if args.kwarg else [])
+
+
+def _argument(argument: ast.arg, default: ast.expr | None) -> str:
+    said = ast.unparse(argument)
+    if default is None:
+        return said
+    return f"{said} = {ast.unparse(default)}" if argument.annotation else f"{said}={ast.unparse(default)}"
 
 
 def public_name(component: str) -> PublicName | None:
     """The public name that a component of the catalogue became, None if there is none yet."""
     spelled = re.match(r"[A-Za-z][\w-]*", component)
-    return public_names().get(re.sub(r"[_-]", "", spelled.group()).lower()) if spelled else None
+    return _spellings().get(_plain(spelled.group())) if spelled else None
