@@ -113,6 +113,46 @@ def test_regret():
     assert np.isclose(exact.regret(*bandit, 0.9, jnp.ones(1)), 0.25 * 0.6 * 10)
 
 
+def test_bandit_regret_is_the_sum_of_gaps():
+    pulled = jnp.array([[0, 1], [1, 1], [0, 0]])
+    found = exact.bandit_regret(jnp.array([[1.0, 0.4], [0.0, 2.0]]), pulled)
+    assert np.allclose(found, [[0.0, 0.0], [0.6, 0.0], [0.6, 2.0]])
+    assert np.allclose(exact.bandit_regret(jnp.array([1.0, 0.4]), jnp.array([1, 1])), [0.6, 1.2])
+
+
+def test_finite_horizon_against_every_policy_and_matrix_powers():
+    m = TabularMDPs.garnet(jax.random.key(3), 1, 3, 2, 2)
+    p, r = m.transition[0], m.reward[0]
+    values, actions = exact.finite_horizon_optimum(p, r, 2)
+    best = [-np.inf] * 3
+    for plan in itertools.product(range(2), repeat=6):
+        plan = np.array(plan).reshape(2, 3)
+        s = np.arange(3)
+        earned = r[s, plan[0]] + p[s, plan[0]] @ r[s, plan[1]]
+        best = np.maximum(best, earned)
+    assert np.allclose(values[0], best, atol=1e-9)
+    mine = exact.finite_horizon_evaluation(p, r, jax.nn.one_hot(actions, 2, dtype=float))
+    assert np.allclose(mine, values, atol=1e-9) and np.all(mine[-1] == 0)
+    chance = jnp.full((4, 3, 2), 0.5)
+    walk, pay = np.asarray(p.mean(1)), np.asarray(r.mean(1))
+    by_hand = sum(np.linalg.matrix_power(walk, t) @ pay for t in range(4))
+    assert np.allclose(exact.finite_horizon_evaluation(p, r, chance)[0], by_hand, atol=1e-9)
+
+
+def test_average_return_gradient_is_the_derivative():
+    m = TabularMDPs.garnet(jax.random.key(4), 3, 4, 3, 2)
+    logits = jax.random.normal(jax.random.key(5), (4, 3))
+
+    def mean(logits):
+        policy = jax.nn.softmax(logits)
+        values = jax.vmap(lambda p, r: exact.policy_evaluation(p, r, policy, 0.9))(m.transition, m.reward)
+        return jnp.mean(values @ m.start)
+
+    value, gradient = exact.average_return_gradient(m.transition, m.reward, logits, 0.9, m.start)
+    assert np.isclose(value, mean(logits), atol=1e-9)
+    assert np.allclose(gradient, jax.grad(mean)(logits), atol=1e-8)
+
+
 def test_too_many_policies_are_refused():
     m = TabularMDPs.garnet(jax.random.key(0), 2, 13, 3, 2)
     with pytest.raises(UserError, match="at most 1,000,000 policies"):

@@ -106,6 +106,70 @@ def regret(
     return start @ (best - policy_evaluation(transition, reward, policy, discount))
 
 
+def bandit_regret(
+    means: Float[Array, "*tasks arms"], pulled: Int[Array, "rounds *tasks"]
+) -> Float[Array, "rounds *tasks"]:
+    """Cumulative (pseudo-)regret of the arms pulled in each round: sum of the best mean minus the pulled one's."""
+    gaps = means.max(-1, keepdims=True) - means
+    paid = jnp.take_along_axis(jnp.broadcast_to(gaps, (*pulled.shape, gaps.shape[-1])), pulled[..., None], -1)
+    return jnp.cumsum(paid[..., 0], axis=0)
+
+
+def finite_horizon_evaluation(
+    transition: Float[Array, "states actions states"],
+    reward: Float[Array, "states actions"],
+    policy: Float[Array, "horizon states actions"],
+) -> Float[Array, "horizon+1 states"]:
+    """Undiscounted value of every state with h steps gone, `h = 0 ... horizon`, under a policy that may change
+    from step to step; the last row is zero."""
+
+    def back(after, chances):
+        now = jnp.sum(chances * action_values(transition, reward, after, 1.0), axis=1)
+        return now, now
+
+    end = jnp.zeros(transition.shape[0], reward.dtype)
+    _, values = jax.lax.scan(back, end, policy, reverse=True)
+    return jnp.concatenate([values, end[None]])
+
+
+def finite_horizon_optimum(
+    transition: Float[Array, "states actions states"], reward: Float[Array, "states actions"], horizon: int
+) -> tuple[Float[Array, "{horizon}+1 states"], Int[Array, "{horizon} states"]]:
+    """Optimal undiscounted values and actions with h steps gone, by backward induction (ties: the first action)."""
+
+    def back(after, _):
+        q = action_values(transition, reward, after, 1.0)
+        return q.max(1), (q.max(1), q.argmax(1))
+
+    end = jnp.zeros(transition.shape[0], reward.dtype)
+    _, (values, actions) = jax.lax.scan(back, end, length=horizon, reverse=True)
+    return jnp.concatenate([values, end[None]]), actions
+
+
+def average_return_gradient(
+    transition: Float[Array, "mdps states actions states"],
+    reward: Float[Array, "mdps states actions"],
+    logits: Float[Array, "states actions"],
+    discount: float | Float[Array, ""],
+    start: Float[Array, " states"],
+) -> tuple[Float[Array, ""], Float[Array, "states actions"]]:
+    """Mean discounted return over MDPs of one softmax policy, and its exact gradient in the logits.
+
+    The policy gradient theorem (Sutton et al., 2000) with nothing sampled: in each MDP the discounted visits
+    d(s) times pi(a|s) times the advantage of a in s; then the mean over MDPs.
+    """
+    policy = jax.nn.softmax(logits)
+
+    def one(p, r):
+        values = policy_evaluation(p, r, policy, discount)
+        visits = jnp.linalg.solve(jnp.eye(len(start)) - discount * policy_matrix(p, policy).T, start)
+        advantage = action_values(p, r, values, discount) - values[:, None]
+        return start @ values, visits[:, None] * policy * advantage
+
+    value, gradient = jax.vmap(one)(transition, reward)
+    return value.mean(), gradient.mean(0)
+
+
 def context_aware_value(
     transition: Float[Array, "contexts states actions states"],
     reward: Float[Array, "contexts states actions"],
