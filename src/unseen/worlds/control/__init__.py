@@ -5,13 +5,14 @@ import importlib
 from unseen.worlds.control.corridor import TwoRewardCorridor, collect_corridor
 from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collect_crossed
 from unseen.worlds.control.dataset import OfflineDataset, Segments, Transitions
-from unseen.worlds.control.gaits import GaitExpert, search_gait, swim
+from unseen.worlds.control.gaits import Bodies, GaitExpert, search_gait, swim
 from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_steps
 from unseen.worlds.control.swimmer import Swimmer, SwimmerState
 from unseen.worlds.control.tabular import TabularMDPs, free_cells
 
 __all__ = [
     "LAYOUTS",
+    "Bodies",
     "CrossedRegions",
     "GaitExpert",
     "MazeOracle",
@@ -35,7 +36,8 @@ __all__ = [
 # The gymnax worlds need the extra `control`; the others do not.
 _NEED_GYMNAX = {
     "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
-    "embodiments": ("Bodies", "Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
+    "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
+    "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
 }
 
 
