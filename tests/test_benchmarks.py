@@ -184,7 +184,7 @@ def test_startup_runs():
 def test_retrieval_runs():
     pytest.importorskip("wordllama", reason="needs the extra atlas")
     rows = retrieval.measure(tiny=True).rows
-    assert len(rows) == 8 and [row[0].partition(",")[0] for row in rows[:4]] == [
+    assert len(rows) == 16 and [row[0].partition(",")[0] for row in rows[:4]] == [
         "hybrid",
         "BM25",
         "embeddings",

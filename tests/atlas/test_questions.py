@@ -17,6 +17,17 @@ def test_questions_are_many_distinct_and_about_papers_that_exist():
     assert len(halves[0]) + len(halves[1]) == len(asked) and not {q for q, _ in halves[0]} & {q for q, _ in halves[1]}
 
 
+def test_further_questions_are_held_out_and_are_none_of_the_first():
+    asked, further = retrieval.questions(), retrieval.questions(retrieval.FURTHER)
+    words = [question.casefold() for question, _ in further]
+    assert len(further) >= 100 and len(set(words)) == len(further)
+    assert not set(words) & {question.casefold() for question, _ in asked}
+    assert not {key for _, grades in further for key in grades} - set(catalogue.papers())
+    assert all(set(grades.values()) <= {1, 2, 3} and max(grades.values()) == 3 for _, grades in further)
+    graded = [key for _, grades in asked + further for key, grade in grades.items() if grade == 3]
+    assert len(set(graded)) >= 207
+
+
 def test_measures():
     grades = {"a": 3, "b": 1}
     assert retrieval.ndcg(["a", "b"], grades) == 1
