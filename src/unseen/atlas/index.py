@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,12 @@ class Document:
     @property
     def digest(self) -> str:
         """What changes when something in it changes."""
-        return text.digest(*(str(value) for value in dataclasses.astuple(self)))
+        return text.digest(*(str(value) for value in self.values))
+
+    @property
+    def values(self) -> list[Any]:
+        """All fields, in order."""
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
 # Writing ---------------------------------------------------------------------------------------------------
@@ -56,7 +62,7 @@ def put(run: Run, store: Store, document: Document) -> str:
     if found and found[0]["digest"] == document.digest:
         return "same"
     names = [field.name for field in dataclasses.fields(document)]
-    values = list(dataclasses.astuple(document))
+    values = document.values
     extra = {"title_key": text.title_key(document.title), "digest": document.digest}
     if found:
         sets = ", ".join(f"{name} = ?" for name in [*names, *extra])
@@ -79,10 +85,18 @@ def put(run: Run, store: Store, document: Document) -> str:
 
 def _learn(run: Run, store: Store, said: str) -> None:
     """Remember the words that a mistyped one may have meant."""
+    spelled = sorted({word for word in text.words(said) if 4 <= len(word) <= 30 and word.isalpha()})
+    known: set[str] = set()
+    for start in range(0, len(spelled), 500):
+        some = spelled[start : start + 500]
+        known |= {
+            row["word"] for row in run(f"SELECT word FROM words WHERE word IN ({', '.join('?' * len(some))})", *some)
+        }
     fresh = []
-    for word in set(text.words(said)):
-        spelled = 4 <= len(word) <= 30 and word.isalpha()
-        if spelled and run("INSERT INTO words(word) VALUES (?) ON CONFLICT DO NOTHING RETURNING word", word):
+    for word in spelled:
+        if word in known:
+            continue
+        if run("INSERT INTO words(word) VALUES (?) ON CONFLICT DO NOTHING RETURNING word", word):
             fresh += [(part, word) for part in text.trigrams(word)]
     store.write_many("INSERT INTO trigrams(trigram, word) VALUES (?, ?)", fresh)
 

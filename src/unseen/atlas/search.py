@@ -351,7 +351,7 @@ def _corrections(store: Store, wanted: Sequence[str], typing: bool) -> dict[str,
             continue
         if model is not None and model.is_word(word):
             continue
-        if store.dialect.lexical(store.read, [(word, prefix)], "", [], 1):
+        if store.dialect.contains(store.read, word, prefix):
             continue
         close = _closest(store, word)
         if close:

@@ -122,6 +122,10 @@ class Dialect(Protocol):
         """Documents with any of the words (True: also as a beginning), best first."""
         ...
 
+    def contains(self, run: Run, word: str, prefix: bool) -> bool:
+        """Whether some document has the word, or with `prefix` one that begins so."""
+        ...
+
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
         """Title, question and body of documents, with MARK and UNMARK around the matched words."""
         ...
@@ -228,6 +232,10 @@ class Sqlite:
                 limit,
             )
         return [int(row["id"]) for row in rows]
+
+    def contains(self, run: Run, word: str, prefix: bool) -> bool:
+        """The first one settles it."""
+        return bool(run("SELECT 1 FROM search WHERE search MATCH ? LIMIT 1", self._expression([(word, prefix)])))
 
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
         """By FTS5's own highlighter, so that what is marked is what matched."""
@@ -369,6 +377,11 @@ class Postgres:
             limit,
         )
         return [int(row["id"]) for row in rows]
+
+    def contains(self, run: Run, word: str, prefix: bool) -> bool:
+        """The first one settles it."""
+        sql = "SELECT 1 FROM documents d, to_tsquery('english', ?) q WHERE d.search @@ q LIMIT 1"
+        return bool(run(sql, self._expression([(word, prefix)])))
 
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
         """By `ts_headline`."""
