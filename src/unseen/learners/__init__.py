@@ -2,6 +2,7 @@
 
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
+from unseen.learners.distil import demonstrate, distil
 from unseen.learners.ensemble import ensemble
 from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
@@ -18,6 +19,8 @@ __all__ = [
     "classifier",
     "contrastive",
     "cross_correlation",
+    "demonstrate",
+    "distil",
     "ensemble",
     "info_nce",
     "language_modelling",

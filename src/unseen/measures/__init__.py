@@ -107,6 +107,7 @@ from unseen.measures.per_example_gradients import (
 from unseen.measures.randomised_auc import binary_auc, randomised_auc
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
+from unseen.measures.scaling import scaling_slope
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
@@ -211,6 +212,7 @@ __all__ = [
     "residual_dependence",
     "return_range",
     "router_pathways",
+    "scaling_slope",
     "squared_loss_trace",
     "state_spread",
     "success_rate",

@@ -1,5 +1,12 @@
 """Networks as Equinox modules."""
 
+from unseen.models.any_morph import (
+    AnyMorphPolicy,
+    GraphDescribedPolicy,
+    MorphologyTokens,
+    PaddedMLP,
+    token_shuffle_probe,
+)
 from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
 from unseen.models.batched import Batched
 from unseen.models.boolean_nets import BooleanNets
@@ -8,6 +15,7 @@ from unseen.models.clip import TinyCLIP
 from unseen.models.conv_net import ConvNet
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
+from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
@@ -24,6 +32,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AnyMorphPolicy",
     "BatchNormMLP",
     "Batched",
     "BooleanNets",
@@ -35,7 +44,11 @@ __all__ = [
     "FeatureNet",
     "GaussianPolicy",
     "GhostBatchNorm",
+    "GraphDescribedPolicy",
+    "JointAttentionPolicy",
     "MatrixConvNet",
+    "MorphologyTokens",
+    "PaddedMLP",
     "PairTransformer",
     "QuadraticMLP",
     "Recurrent",
@@ -53,6 +66,7 @@ __all__ = [
     "XorNets",
     "layer_inputs",
     "settle",
+    "token_shuffle_probe",
     "torch_layer_inputs",
     "update_stack",
     "update_tape",

@@ -14,7 +14,7 @@ from gymnax.environments.environment import Environment
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from unseen.lab import UserError, artifact
-from unseen.worlds.control.gaits import GaitExpert, search_gait
+from unseen.worlds.control.gaits import Bodies, GaitExpert, search_gait
 from unseen.worlds.control.swimmer import (
     DESCRIPTION,
     JOINTS,
@@ -27,26 +27,6 @@ from unseen.worlds.control.swimmer import (
     sense,
     step,
 )
-
-
-class Bodies(eqx.Module):
-    """A set of bodies, each with the gait that moves it well.
-
-    Attributes:
-        swimmers: the body plans.
-        experts: the gaits.
-        distance: how far each gait swims from a straight start, in body lengths.
-    """
-
-    swimmers: Swimmer
-    experts: GaitExpert
-    distance: Float[Array, " bodies"]
-
-    def __len__(self) -> int:
-        return self.distance.shape[0]
-
-    def __getitem__(self, index: int | slice | Int[Array, "*some"] | Int[np.ndarray, "*some"]) -> Bodies:
-        return jax.tree.map(lambda x: x[index], self)
 
 
 def random_swimmers(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from unseen.worlds.control.swimmer import (
     CLOCK,
@@ -43,6 +44,26 @@ class GaitExpert(eqx.Module):
         error = self.amplitude * jnp.sin(phase) - state.angles
         rate = self.amplitude * CLOCK * jnp.cos(phase) + self.gain * error
         return jnp.clip(rate / LARGEST_RATE, -1, 1) * body.gear * body.joints
+
+
+class Bodies(eqx.Module):
+    """A set of bodies, each with the gait that moves it well.
+
+    Attributes:
+        swimmers: the body plans.
+        experts: the gaits.
+        distance: how far each gait swims from a straight start, in body lengths.
+    """
+
+    swimmers: Swimmer
+    experts: GaitExpert
+    distance: Float[Array, " bodies"]
+
+    def __len__(self) -> int:
+        return self.distance.shape[0]
+
+    def __getitem__(self, index: int | slice | Int[Array, "*some"] | Int[np.ndarray, "*some"]) -> Bodies:
+        return jax.tree.map(lambda x: x[index], self)
 
 
 def swim(
