@@ -182,7 +182,7 @@ def test_startup_runs():
 
 
 def test_retrieval_runs():
-    pytest.importorskip("wordllama", reason="needs the extra atlas")
+    pytest.importorskip("onnxruntime", reason="needs the extra atlas")
     rows = retrieval.measure(tiny=True).rows
     assert len(rows) == 16 and [row[0].partition(",")[0] for row in rows[:4]] == [
         "hybrid",
@@ -194,7 +194,7 @@ def test_retrieval_runs():
 
 @pytest.mark.parametrize("what", atlas.MEASURES)
 def test_atlas_runs(what):
-    pytest.importorskip("wordllama", reason="needs the extra atlas")
+    pytest.importorskip("onnxruntime", reason="needs the extra atlas")
     pytest.importorskip("uvicorn", reason="needs the extra atlas")
     result = atlas.MEASURES[what](True)
     assert all(len(row) == len(result.columns) for row in result.rows)

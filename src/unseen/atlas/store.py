@@ -118,8 +118,8 @@ class Dialect(Protocol):
 
     def lexical(
         self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
-    ) -> list[int]:
-        """Documents with any of the words (True: also as a beginning), best first."""
+    ) -> list[tuple[int, float]]:
+        """Documents with any of the words (True: also as a beginning), best first, with their positive scores."""
         ...
 
     def contains(self, run: Run, word: str, prefix: bool) -> bool:
@@ -218,20 +218,20 @@ class Sqlite:
 
     def lexical(
         self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
-    ) -> list[int]:
+    ) -> list[tuple[int, float]]:
         """By BM25."""
         match = self._expression(words)
         if not where:
-            rows = run("SELECT rowid AS id FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?", match, limit)
+            rows = run("SELECT rowid AS id, rank FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?", match, limit)
         else:
             rows = run(
-                f"SELECT d.id FROM search JOIN documents d ON d.id = search.rowid WHERE search MATCH ? AND {where} "
-                "ORDER BY search.rank LIMIT ?",
+                f"SELECT d.id, search.rank FROM search JOIN documents d ON d.id = search.rowid "
+                f"WHERE search MATCH ? AND {where} ORDER BY search.rank LIMIT ?",
                 match,
                 *values,
                 limit,
             )
-        return [int(row["id"]) for row in rows]
+        return [(int(row["id"]), -float(row["rank"])) for row in rows]
 
     def contains(self, run: Run, word: str, prefix: bool) -> bool:
         """The first one settles it."""
@@ -365,18 +365,18 @@ class Postgres:
 
     def lexical(
         self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
-    ) -> list[int]:
+    ) -> list[tuple[int, float]]:
         """By `ts_rank_cd`, divided by the logarithm of the length."""
         weights = np.array(WEIGHTS[::-1]) / max(WEIGHTS)
         rank = f"ts_rank('{{{', '.join(map(str, weights))}}}', d.search, q, 1)"
         rows = run(
-            f"SELECT d.id FROM documents d, to_tsquery('english', ?) q WHERE d.search @@ q AND {where or 'true'} "
-            f"ORDER BY {rank} DESC, d.id LIMIT ?",
+            f"SELECT d.id, {rank} AS rank FROM documents d, to_tsquery('english', ?) q "
+            f"WHERE d.search @@ q AND {where or 'true'} ORDER BY rank DESC, d.id LIMIT ?",
             self._expression(words),
             *values,
             limit,
         )
-        return [int(row["id"]) for row in rows]
+        return [(int(row["id"]), float(row["rank"])) for row in rows]
 
     def contains(self, run: Run, word: str, prefix: bool) -> bool:
         """The first one settles it."""
