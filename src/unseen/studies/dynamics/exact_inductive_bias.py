@@ -75,6 +75,14 @@ class ExactInductiveBias(Study):
     their posterior has the noise variance of the least-squares fit. Ratios take information below 1e-12 nats, which
     double precision cannot tell from none, for 1e-12: they then are too small. Widths and updates of the networks were
     chosen in pilots (seed 3) by how well the ConvNet, whose convolutions have stride 2, fits its training data.
+
+    What came out: the tail agrees with counting (2% off), and information grows with the input's dimension in every
+    seed (0.96). `nets-encode-more` holds by far: RBF hypotheses need some eighty nats where practically every MLP is
+    there already, so that the ratio is that of the least number told apart; on the pendulum it is e^13 at the MLP's own
+    target. `architectures-differ` stays inconclusive because there is nothing left to tell apart: with 300 digits of
+    8x8 pixels the MLP's test loss is below the ConvNet's (0.0168 and 0.0194), 1.25 times that of the ConvNet
+    is reached by nearly all members of both, and both need about none, with and without permuted pixels. The figure's
+    left panel has the region that separates them, at the ConvNet's own loss.
     """
 
     examples: int = 300  # for training, and as many for testing
