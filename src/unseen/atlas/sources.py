@@ -204,9 +204,10 @@ _LETTERS = {"ss": "ß", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "o": "ø
 def bibtex(said: str) -> Iterator[Record | Refused]:
     """Entries of a BibTeX file; comments, strings and preambles are read over."""
     macros: dict[str, str] = {}
+    line, counted = 1, 0
     for found in _ENTRY.finditer(said):
         kind = found.group(1).lower()
-        line = said.count("\n", 0, found.start()) + 1
+        line, counted = line + said.count("\n", counted, found.start()), found.start()
         if kind in ("comment", "preamble"):
             continue
         body = said[found.end() : found.end() + 200_000]
