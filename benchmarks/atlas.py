@@ -3,7 +3,7 @@
 Documents beyond the catalogue are synthetic: words drawn by their frequency in the catalogue, and as embedding that of
 a real paper with noise. Everything is on this machine.
 
-python -m benchmarks.atlas search|million|serve|digest [--write] [--tiny]
+python -m benchmarks.atlas search|million|serve|digest [--write] [--tiny] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def _word(i: int) -> str:
 
 
 def fill(store: Store, count: int) -> float:
-    """Index documents until there are `count`; returns the seconds it took."""
+    """Index documents until there are `count`; returns the seconds it took, or had taken if they are there."""
+    taken = store.fact(f"filled {count}")
+    if taken is not None:
+        return float(taken)
     start = time.perf_counter()
     index.sync(store)
     made = synthetic(max(0, count - len(catalogue.papers())))
@@ -84,16 +87,22 @@ def fill(store: Store, count: int) -> float:
                 number = run("SELECT id FROM documents WHERE key = ?", document.key)[0]["id"]
                 index.put_vector(run, store, number, index.vector_digest(*document.embedded), vector)
             index.vectors_changed(run, store)
-    return time.perf_counter() - start
+    taken = time.perf_counter() - start
+    store.set_fact(f"filled {count}", str(taken))
+    return taken
 
 
-def measure_search(sizes: Sequence[int], name: str, tiny: bool) -> Result:
-    """Latency of the function that answers `/search`, each question new to the process."""
+def measure_search(sizes: Sequence[int], name: str, tiny: bool, keep: Path | None = None) -> Result:
+    """Latency of the function that answers `/search`, each question new to the process.
+
+    With `keep` the databases stay there for a next time.
+    """
     rows = []
     asked = [question for question, _ in questions()][: 12 if tiny else None]
     for count in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            store = Store(Path(folder) / "atlas.db")
+        with contextlib.nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{count}.db"
+            store = Store(file)
             built = fill(store, count)
             search.search(store, "warm up")
             wall, work = [], []
@@ -102,7 +111,7 @@ def measure_search(sizes: Sequence[int], name: str, tiny: bool) -> Result:
                 search.search(store, question)
                 wall.append(time.perf_counter() - start)
                 work.append(time.process_time() - computed)
-            size = (Path(folder) / "atlas.db").stat().st_size / 2**20
+            size = file.stat().st_size / 2**20
             store.close()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         sizes_of = (f"{built:.1f} s", f"{size:,.0f} MiB", f"{memory:,.0f} MiB")
@@ -230,11 +239,11 @@ def measure_digest(tiny: bool) -> Result:
     return Result("atlas-digest", "Digests", ("subscribers", "digests", "time", "rate", "mean size"), [row], [note])
 
 
-MEASURES: dict[str, Callable[[bool], Result]] = {
-    "search": lambda tiny: measure_search((207, 500) if tiny else (207, 10_000), "atlas-search", tiny),
-    "million": lambda tiny: measure_search((1_000,) if tiny else (1_000_000,), "atlas-million", tiny),
-    "serve": measure_serve,
-    "digest": measure_digest,
+MEASURES: dict[str, Callable[[bool, Path | None], Result]] = {
+    "search": lambda tiny, keep: measure_search((207, 500) if tiny else (207, 10_000), "atlas-search", tiny, keep),
+    "million": lambda tiny, keep: measure_search((1_000,) if tiny else (1_000_000,), "atlas-million", tiny, keep),
+    "serve": lambda tiny, keep: measure_serve(tiny),
+    "digest": lambda tiny, keep: measure_digest(tiny),
 }
 
 
@@ -242,8 +251,11 @@ def main() -> int:
     """One of the measurements."""
     options = parser(__doc__)
     options.add_argument("what", choices=list(MEASURES))
+    options.add_argument("--keep", type=Path, help="folder for the databases of searches, used again if they are there")
     given = options.parse_args()
-    result = MEASURES[given.what](given.tiny)
+    if given.keep:
+        given.keep.mkdir(parents=True, exist_ok=True)
+    result = MEASURES[given.what](given.tiny, given.keep)
     show(result)
     if given.write:
         write(result.name, markdown(result))
