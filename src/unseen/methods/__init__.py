@@ -35,6 +35,16 @@ from unseen.methods.merging import (
 )
 from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
 from unseen.methods.pgd import PGDAttack
+from unseen.methods.population_diversity import (
+    BanditState,
+    BehaviorEmbedding,
+    DvD,
+    NoveltySearchES,
+    ThompsonWeight,
+    behaviour_kernel,
+    log_volume,
+    mean_distance,
+)
 from unseen.methods.robust_gradients import (
     median_of_three,
     median_of_three_gradient,
@@ -43,6 +53,17 @@ from unseen.methods.robust_gradients import (
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
 from unseen.methods.temporal_augmentation import TemporalAugmentation
+from unseen.methods.value_heads import (
+    CategoricalHead,
+    Distribution,
+    Head,
+    QuantileHead,
+    ValueHead,
+    mixture,
+    project_categorical,
+    quantile_huber_loss,
+    wasserstein1,
+)
 from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 
 __all__ = [
@@ -54,10 +75,15 @@ __all__ = [
     "AlphaStableState",
     "Augment",
     "Axis",
+    "BanditState",
+    "BehaviorEmbedding",
+    "CategoricalHead",
     "ClaimMap",
     "CrossRiskHeldOut",
     "DissipativeLoss",
+    "Distribution",
     "DomainRandomisation",
+    "DvD",
     "DynamicFiltering",
     "ESState",
     "EvolutionStrategies",
@@ -67,23 +93,29 @@ __all__ = [
     "GaussianMixture",
     "GrokfastEMA",
     "GrokfastMA",
+    "Head",
     "HeldOut",
     "LabelNoiseSGD",
     "LevelCurriculum",
     "LevelPool",
     "Multiverse",
+    "NoveltySearchES",
     "PGDAttack",
     "PrioritisedReplay",
+    "QuantileHead",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",
+    "ThompsonWeight",
     "TwoStageZeroShot",
     "Unshifted",
+    "ValueHead",
     "activation_gram",
     "algorithmic_regret",
     "alpha_stable",
     "amplify_fast",
     "average",
+    "behaviour_kernel",
     "centred_ranks",
     "claim_over_multiverse",
     "fisher_diagonal",
@@ -93,11 +125,16 @@ __all__ = [
     "isotropic_alpha_stable",
     "l1_value_loss",
     "label_preservation",
+    "log_volume",
     "logit_shift",
+    "mean_distance",
     "median_of_three",
     "median_of_three_gradient",
     "memorising_flat_solution",
+    "mixture",
     "positive_value_loss",
+    "project_categorical",
+    "quantile_huber_loss",
     "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
@@ -107,6 +144,7 @@ __all__ = [
     "supervised_average",
     "task_arithmetic",
     "true_regret",
+    "wasserstein1",
     "winsorized_gradient",
     "winsorized_mean",
 ]
