@@ -1,5 +1,6 @@
 """What turns a model, a world and an objective into a Learner."""
 
+from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_policy
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.distil import demonstrate, distil
@@ -11,11 +12,14 @@ from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
+    "BranchChoice",
+    "BranchGame",
     "MixupBenchmark",
     "OfflineTD",
     "OutcomeBC",
     "UngrokkingProtocol",
     "alignment_loss",
+    "branch_policy",
     "classifier",
     "contrastive",
     "cross_correlation",

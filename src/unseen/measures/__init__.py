@@ -30,6 +30,7 @@ from unseen.measures.concentration import (
     contrastive_error_bound,
 )
 from unseen.measures.curvature import Curvature, squared_loss_trace
+from unseen.measures.effective_members import effective_members
 from unseen.measures.exact import (
     action_values,
     average_return_gradient,
@@ -110,6 +111,7 @@ from unseen.measures.residual_dependence import prompt_bias, residual_dependence
 from unseen.measures.scaling import scaling_slope
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
+from unseen.measures.world_model import extract_transitions, extraction_bound, failure_rate, switching_point
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
 
 __all__ = [
@@ -160,8 +162,12 @@ __all__ = [
     "decisions_agree",
     "diversity_profile",
     "effective_energy",
+    "effective_members",
     "efficiency_crossing",
     "equivalent_states",
+    "extract_transitions",
+    "extraction_bound",
+    "failure_rate",
     "feature_diversity",
     "finite_horizon_evaluation",
     "finite_horizon_optimum",
@@ -217,6 +223,7 @@ __all__ = [
     "state_spread",
     "success_rate",
     "successor_matrix",
+    "switching_point",
     "track_weight_distance",
     "unit",
     "value_iteration",

@@ -15,6 +15,7 @@ from unseen.models.clip import TinyCLIP
 from unseen.models.conv_net import ConvNet
 from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
+from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
@@ -44,6 +45,7 @@ __all__ = [
     "FeatureNet",
     "GaussianPolicy",
     "GhostBatchNorm",
+    "GoalConditionedCounter",
     "GraphDescribedPolicy",
     "JointAttentionPolicy",
     "MatrixConvNet",

@@ -2,6 +2,7 @@
 
 import importlib
 
+from unseen.worlds.control.composite_goals import CompositeGoal, branch_success, likely_outcomes, twin_processes
 from unseen.worlds.control.corridor import TwoRewardCorridor, collect_corridor
 from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collect_crossed
 from unseen.worlds.control.dataset import OfflineDataset, Segments, Transitions
@@ -13,6 +14,7 @@ from unseen.worlds.control.tabular import TabularMDPs, free_cells
 __all__ = [
     "LAYOUTS",
     "Bodies",
+    "CompositeGoal",
     "CrossedRegions",
     "GaitExpert",
     "MazeOracle",
@@ -25,12 +27,15 @@ __all__ = [
     "TabularMDPs",
     "Transitions",
     "TwoRewardCorridor",
+    "branch_success",
     "collect_corridor",
     "collect_crossed",
     "free_cells",
+    "likely_outcomes",
     "search_gait",
     "shortest_steps",
     "swim",
+    "twin_processes",
 ]
 
 # The gymnax worlds need the extra `control`; the others do not.
