@@ -9,14 +9,18 @@ from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
+from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
     "BranchChoice",
     "BranchGame",
     "MixupBenchmark",
+    "ModelBased",
     "OfflineTD",
     "OutcomeBC",
+    "SuccessorRepresentation",
+    "TabularQ",
     "UngrokkingProtocol",
     "alignment_loss",
     "branch_policy",
@@ -28,4 +32,5 @@ __all__ = [
     "ensemble",
     "info_nce",
     "language_modelling",
+    "revaluation_protocol",
 ]

@@ -105,6 +105,7 @@ from unseen.measures.per_example_gradients import (
     noise_spectrum,
     per_example_gradients,
 )
+from unseen.measures.place_fields import place_field_skew
 from unseen.measures.randomised_auc import binary_auc, randomised_auc
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
@@ -204,6 +205,7 @@ __all__ = [
     "pathway_distance",
     "per_example_gradients",
     "phase_of_run",
+    "place_field_skew",
     "policy_evaluation",
     "policy_matrix",
     "pomdp_difficulty",

@@ -52,6 +52,7 @@ from unseen.methods.robust_gradients import (
     winsorized_mean,
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
+from unseen.methods.successor_features import SuccessorFeatures
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.value_heads import (
     CategoricalHead,
@@ -105,6 +106,7 @@ __all__ = [
     "QuantileHead",
     "Regime",
     "SGLDState",
+    "SuccessorFeatures",
     "TemporalAugmentation",
     "ThompsonWeight",
     "TwoStageZeroShot",

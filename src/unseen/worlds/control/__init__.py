@@ -8,12 +8,14 @@ from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collec
 from unseen.worlds.control.dataset import OfflineDataset, Segments, Transitions
 from unseen.worlds.control.gaits import Bodies, GaitExpert, search_gait, swim
 from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_steps
+from unseen.worlds.control.revaluation import ChangingTask, four_rooms_changes, two_stage_graph
 from unseen.worlds.control.swimmer import Swimmer, SwimmerState
 from unseen.worlds.control.tabular import TabularMDPs, free_cells
 
 __all__ = [
     "LAYOUTS",
     "Bodies",
+    "ChangingTask",
     "CompositeGoal",
     "CrossedRegions",
     "GaitExpert",
@@ -30,18 +32,22 @@ __all__ = [
     "branch_success",
     "collect_corridor",
     "collect_crossed",
+    "four_rooms_changes",
     "free_cells",
     "likely_outcomes",
     "search_gait",
     "shortest_steps",
     "swim",
     "twin_processes",
+    "two_stage_graph",
 ]
 
 # The gymnax worlds need the extra `control`; the others do not.
 _NEED_GYMNAX = {
     "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
+    "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
+    "trials": ("Trials",),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
 }
 
