@@ -35,6 +35,14 @@ class WorldModelExtraction(Study):
     The depth-one learner of a twin is read at the depth, 1 or 32, at which it does better. A twin has 6 states, 3
     actions and 3 outcomes, a margin of at least 0.1 around each depth-one choice and moved entries by 0.2 to 0.3.
     The paper's scale has its larger process and depths; recurrent policies are not part of it yet.
+
+    What came out: all four claims are supported. The network's read-out error falls from 0.127 at depth 2 to 0.013 at
+    depth 64, faster than the planner's on 10,000 samples, whose own counts are the limit. No error is above its
+    bound, for any learner, depth or triple; with the worst failure rate over k in it, the bound is loose, so this
+    says little about its sharpness. All twins share their depth-one choices, which are all the best ones, and are
+    read out 0.21 worse than with deep goals; the network of depth one is as wrong at depth 64 as at depth 1. Failure
+    rate and error order the agents almost alike (0.95), but for the coin, which fails most and is not the most
+    wrong: where no choice has any system, k* is simply small.
     """
 
     states: int = 20  # of the process
