@@ -22,12 +22,7 @@ def worlds(folder: Path | None = None) -> list[dict[str, Any]]:
     found = []
     for file in sorted(folder.glob("**/*.py")):
         init = file.with_name("__init__.py")
-        exported = {
-            alias.asname or alias.name
-            for node in ast.walk(ast.parse(init.read_text() if init.is_file() else ""))
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
+        exported = {name for _, name, _ in _exports(init)}
         module = ".".join(["unseen.worlds", *file.relative_to(folder).with_suffix("").parts])
         for node in ast.parse(file.read_text()).body:
             if not isinstance(node, ast.ClassDef) or (node.name not in exported and file != init):
@@ -37,6 +32,23 @@ def worlds(folder: Path | None = None) -> list[dict[str, Any]]:
             if axes:
                 summary = " ".join(doc.split("\n\n")[0].split())
                 found.append({"name": node.name, "module": module, "summary": summary, "axes": axes})
+    return found
+
+
+@functools.cache
+def _exports(init: Path) -> list[tuple[str, str, str]]:
+    """What an `__init__.py` gives: module, name, and the name that it has there.
+
+    What it imports, and what its `__getattr__` imports when it is asked for: `_ON_DEMAND = {module: names}`.
+    """
+    found = []
+    for node in ast.walk(ast.parse(init.read_text() if init.is_file() else "")):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unseen."):
+            found += [(str(node.module), alias.asname or alias.name, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ON_DEMAND":
+            package = ".".join(["unseen", *init.parent.relative_to(PACKAGE).parts])
+            for module, names in ast.literal_eval(node.value).items():
+                found += [(f"{package}.{module}", name, name) for name in names]
     return found
 
 
@@ -88,13 +100,10 @@ def public_names() -> dict[str, PublicName]:
     for floor in ("learners", "measures", "methods", "models", "worlds"):
         for init in sorted((PACKAGE / floor).glob("**/__init__.py")):
             package = ".".join(["unseen", *init.parent.relative_to(PACKAGE).parts])
-            for node in ast.walk(ast.parse(init.read_text())):
-                if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("unseen."):
-                    continue
-                defined = _definitions(PACKAGE.joinpath(*(node.module or "").split(".")[1:]).with_suffix(".py"))
-                for alias in node.names:
-                    name = PublicName(alias.asname or alias.name, package, *defined.get(alias.name, ("", "")))
-                    found[name.path] = name
+            for module, name, defined in _exports(init):
+                known = _definitions(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+                public = PublicName(name, package, *known.get(defined, ("", "")))
+                found[public.path] = public
     return found
 
 

@@ -42,8 +42,8 @@ __all__ = [
     "two_stage_graph",
 ]
 
-# The gymnax worlds need the extra `control`; the others do not.
-_NEED_GYMNAX = {
+# The gymnax worlds need the extra `control`, the others do not: these are imported when they are asked for.
+_ON_DEMAND = {
     "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
     "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
@@ -53,7 +53,7 @@ _NEED_GYMNAX = {
 
 
 def __getattr__(name: str):
-    for module, names in _NEED_GYMNAX.items():
+    for module, names in _ON_DEMAND.items():
         if name in names:
             return getattr(importlib.import_module(f"unseen.worlds.control.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
