@@ -8,8 +8,10 @@ import gymnax
 import rejax
 
 from unseen.lab import UserError
-from unseen.learners.ppo import _FiveTuple, episode_return, ppo
-from unseen.worlds.control.context import ContextCartPole
+from unseen.learners import ppo as ppo_module
+from unseen.learners.ppo import _FiveTuple, episode_return, greedy, ppo
+from unseen.worlds.control.context import ContextCartPole, ContextFeature
+from unseen.worlds.control.own import HostContextMDP
 
 SETTINGS = dict(num_envs=8, num_steps=32, num_epochs=2, num_minibatches=4, learning_rate=1e-3, normalize_rewards=True)
 
@@ -80,3 +82,57 @@ def test_episode_return_counts_until_the_end():
 def test_uneven_minibatches_are_refused():
     with pytest.raises(UserError, match="num_minibatches"):
         ppo(ContextCartPole(), num_envs=3, num_steps=5, num_minibatches=4)
+
+
+def cart_pole_on_the_host():
+    features = [ContextFeature("gravity", 5.0, 15.0, 9.8), ContextFeature("length", 0.25, 1.0, 0.5)]
+    return HostContextMDP("CartPole-v1", features)
+
+
+def test_an_update_on_the_host_is_rejaxs():
+    """The rollout that rejax played, handed over as the host would, gives rejax's own parameters."""
+    world = ContextCartPole()
+    static = dict(num_envs=4, num_steps=16, num_epochs=2, num_minibatches=2, normalize_rewards=True, width=8, depth=1,
+                  activation="tanh")  # fmt: skip
+    numbers = dict(learning_rate=1e-2, gamma=0.9, gae_lambda=0.8, clip_eps=0.1, ent_coef=0.01, vf_coef=0.5,
+                   max_grad_norm=0.5)  # fmt: skip
+    theirs = ppo_module._algorithm(rejax.PPO, _FiveTuple(world), world.params(), static, numbers)
+    start = ppo_module._state_of(theirs, ppo_module._leaves_of(theirs, jax.random.key(2)))
+    after, played = theirs.collect_trajectories(start)
+    plain = theirs.replace(normalize_rewards=False)  # the same keys, so the same steps; rewards as they are
+    _, raw = plain.collect_trajectories(start)
+    rollout = played.obs, played.action, raw.reward, played.done, after.last_obs
+    outline = ppo_module._Outline(6, world.action_space())
+    ours = ppo_module._algorithm(ppo_module._Given, outline, world.params(), static, numbers)
+    mine = ours.replace(rollout=rollout).train_iteration(start.replace(rng=after.rng))
+    expected = theirs.train_iteration(start)
+    pairs = zip(jax.tree.leaves(mine.actor_ts.params), jax.tree.leaves(expected.actor_ts.params), strict=True)
+    assert max(float(jnp.abs(a - b).max()) for a, b in pairs) < 1e-5
+    assert np.isclose(mine.rew_rms_state.var, expected.rew_rms_state.var, rtol=1e-5)
+
+
+def test_learns_an_environment_of_gymnasiums():
+    world = cart_pole_on_the_host()
+    keys, contexts = jax.random.split(jax.random.key(9), 8), np.tile(world.default, (8, 1))
+    learner = ppo(
+        world, world.params(visible=0.0), total_steps=24_000, every=4, learning_rate=2e-3, gamma=0.97, num_envs=16,
+        num_steps=64, num_epochs=6, max_grad_norm=0.1, normalize_rewards=True,
+        measure=lambda policy: {"return": world.returns(greedy(policy), contexts, keys).mean()},
+    )  # fmt: skip
+    assert learner.host
+    state = learner.init(jax.random.key(0))
+    before = learner.measure(state)["return"]
+    for _ in range(learner.rounds):
+        state = learner.advance(state)
+    assert learner.measure(state)["return"] > max(120, 2 * before)
+    learner.final(state)
+    assert len(world._spare) == 16 + 8 and np.all(np.isin(state.lanes.seen[:, -2:], 0))
+
+
+def test_members_on_the_host_repeat():
+    world = cart_pole_on_the_host()
+    learner = ppo(world, world.params(world.box(0.5)), total_steps=64, num_envs=4, num_steps=8, num_minibatches=2)
+    ends = [learner.advance(learner.init(jax.random.key(seed))).leaves for seed in (1, 1, 2)]
+    one, again, other = ([np.asarray(x) for x in leaves if x.dtype == jnp.float32] for leaves in ends)
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import rejax
+from flax import struct
+from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 from jaxtyping import Array, Float, Key, PyTree
 
 from unseen.lab import Learner, UserError
+from unseen.worlds.control.context import ContextParams, episode_return
+from unseen.worlds.control.own import HostContextMDP, Lottery
+
+__all__ = ["Policy", "episode_return", "greedy", "ppo"]
 
 
 class Policy(eqx.Module):
@@ -38,33 +47,18 @@ class Policy(eqx.Module):
         return self.actor.apply(self.parameters, observation[None], method="_action_dist")
 
 
-def episode_return(
-    environment: Environment, params: Any, act: Callable[[Any, Any], Any], key: Key[Array, ""]
-) -> Float[Array, ""]:
-    """Undiscounted return of one episode, until the environment ends it or its time limit.
+def greedy(policy: Policy) -> Any:
+    """(key, observation) -> the most likely action, as a pytree: programs that take it are compiled once for all
+    policies of one shape."""
+    return jax.tree_util.Partial(_mode, policy)
 
-    Args:
-        act: (key, observation) -> action.
-        params: the environment's parameters, with a static `max_steps_in_episode`.
-    """
-    start, run = jax.random.split(key)
-    observation, state = environment.reset_env(start, params)
 
-    def step(carry, key):
-        observation, state, alive, total = carry
-        act_key, step_key = jax.random.split(key)
-        observation, state, reward, terminated, _ = environment.step_env(
-            step_key, state, act(act_key, observation), params
-        )
-        return (observation, state, alive & ~terminated, total + jnp.where(alive, reward, 0.0)), None
-
-    carry = observation, state, jnp.array(True), jnp.zeros(())
-    carry, _ = jax.lax.scan(step, carry, jax.random.split(run, params.max_steps_in_episode))
-    return carry[3]
+def _mode(policy: Policy, key: Any, observation: Float[Array, " obs"]) -> Array:
+    return policy(observation)
 
 
 def ppo(
-    environment: Environment,
+    environment: Environment | HostContextMDP,
     params: Any = None,
     *,
     total_steps: int = 300_000,
@@ -92,7 +86,8 @@ def ppo(
     from the ones here: 8 epochs, swish, no gradient clipping, entropy bonus 0.01).
 
     Args:
-        environment: with gymnax 1.0's interface.
+        environment: with gymnax 1.0's interface; or a `HostContextMDP`, which is stepped in Python while every
+            update is still rejax's own (one member at a time then, and no traced numbers).
         params: its parameters; may hold traced arrays.
         total_steps: environment steps, rounded to whole iterations of `num_envs * num_steps`.
         every: iterations between two measurements.
@@ -109,16 +104,17 @@ def ppo(
     batch = num_envs * num_steps
     if batch % num_minibatches:
         raise UserError(f"num_minibatches takes a divisor of num_envs * num_steps = {batch}, got {num_minibatches}.")
-    algorithm = rejax.PPO.create(
-        env=_FiveTuple(environment),
+    static = dict(
         num_envs=num_envs,
         num_steps=num_steps,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
         normalize_rewards=normalize_rewards,
-        agent_kwargs={"hidden_layer_sizes": (width,) * depth, "activation": activation},
-    ).replace(  # after `create`, which would deep-copy traced values
-        env_params=environment.default_params if params is None else params,
+        width=width,
+        depth=depth,
+        activation=activation,
+    )
+    numbers = dict(
         learning_rate=learning_rate,
         gamma=gamma,
         gae_lambda=gae_lambda,
@@ -127,33 +123,32 @@ def ppo(
         vf_coef=vf_coef,
         max_grad_norm=max_grad_norm,
     )
-    # rejax makes a new state class, and optax new closures, at every `init_state`: two such states have unequal
-    # tree structures and could neither be stacked nor restored. So the Learner's state is the arrays alone, and
-    # each traced function makes the structure anew (what it computes for it is dead code to the compiler).
-    # Types are those after an iteration, because rejax starts its counters as Python ints.
-    start = jax.eval_shape(algorithm.init_state, jax.random.key(0))
-    types = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(algorithm.train_iteration, start))]
-
-    def restored(leaves):
-        return jax.tree.unflatten(jax.tree.structure(algorithm.init_state(jax.random.key(0))), leaves)
-
-    def init(key):
-        leaves = jax.tree.leaves(algorithm.init_state(key))
-        return tuple(
-            leaf if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jnp.asarray(leaf, dtype)
-            for leaf, dtype in zip(leaves, types, strict=True)
+    rounds = max(1, round(total_steps / batch / every))
+    if isinstance(environment, HostContextMDP):
+        trainer = _HostPPO(environment, params or environment.params(), static, numbers)
+        return Learner(
+            init=trainer.init,
+            advance=lambda state: trainer.advance(state, every),
+            measure=(lambda state: measure(trainer.policy(state))) if measure else lambda state: {},
+            final=lambda state: trainer.finish(state, final),
+            steps=rounds * every,
+            every=every,
+            host=True,
+            **learner,
         )
+    params = environment.default_params if params is None else params
+    algorithm = _algorithm(rejax.PPO, _FiveTuple(environment), params, static, numbers)
 
     def advance(leaves):
-        state, _ = jax.lax.scan(lambda s, _: (algorithm.train_iteration(s), None), restored(leaves), None, every)
+        start = _state_of(algorithm, leaves)
+        state, _ = jax.lax.scan(lambda s, _: (algorithm.train_iteration(s), None), start, None, every)
         return tuple(jax.tree.leaves(state))
 
     def policy(leaves) -> Policy:
-        return Policy(restored(leaves).actor_ts.params, algorithm.actor)
+        return Policy(_state_of(algorithm, leaves).actor_ts.params, algorithm.actor)
 
-    rounds = max(1, round(total_steps / batch / every))
     return Learner(
-        init=init,
+        init=lambda key: _leaves_of(algorithm, key),
         advance=advance,
         measure=(lambda leaves: measure(policy(leaves))) if measure else lambda leaves: {},
         final=(lambda leaves: final(policy(leaves))) if final else None,
@@ -161,6 +156,31 @@ def ppo(
         every=every,
         **learner,
     )
+
+
+def _algorithm(kind: Any, environment: Any, params: Any, static: Mapping[str, Any], numbers: Mapping[str, Any]) -> Any:
+    """rejax's algorithm with our names of its settings."""
+    rest = dict(static)
+    layers, activation = (rest.pop("width"),) * rest.pop("depth"), rest.pop("activation")
+    agent = {"hidden_layer_sizes": layers, "activation": activation}
+    made = kind.create(env=environment, agent_kwargs=agent, **rest)
+    return made.replace(env_params=params, **numbers)  # after `create`, which would deep-copy traced values
+
+
+# rejax makes a new state class, and optax new closures, at every `init_state`: two such states have unequal tree
+# structures and could neither be stacked nor restored. So a Learner's state is the arrays alone, and each traced
+# function makes the structure anew (what it computes for it is dead code to the compiler).
+
+
+def _state_of(algorithm: Any, leaves: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(algorithm.init_state(jax.random.key(0))), leaves)
+
+
+def _leaves_of(algorithm: Any, key: Key[Array, ""]) -> tuple[Any, ...]:
+    """Arrays of a new state. rejax starts its counters as Python numbers: the step's is an int, the others floats."""
+    state = algorithm.init_state(key)
+    rms = jax.tree.map(lambda x: jnp.asarray(x, float), state.rew_rms_state)
+    return tuple(jax.tree.leaves(state.replace(global_step=jnp.asarray(0), rew_rms_state=rms)))
 
 
 class _FiveTuple:
@@ -183,3 +203,136 @@ class _FiveTuple:
     def reset(self, key, params):
         """observation, state."""
         return self.environment.reset(key, params)
+
+
+# Environments on the host ------------------------------------------------------------------------------------
+
+
+def _given(self: Any, ts: Any) -> tuple[Any, Any]:
+    """What rejax's `collect_trajectories` gives, from (observations, actions, rewards, ends, last observation)."""
+    seen, actions, rewards, ends, last = self.rollout
+    if self.normalize_rewards:
+        scale, rewards = jax.lax.scan(
+            lambda rms, step: self.update_and_normalize_rew(rms, *step), ts.rew_rms_state, (rewards, ends)
+        )
+        ts = ts.replace(rew_rms_state=scale)
+    flat = seen.reshape(-1, seen.shape[-1])
+    taken = actions.reshape(-1, *actions.shape[2:])
+    log_prob, _ = self.actor.apply(ts.actor_ts.params, flat, taken, method="log_prob_entropy")
+    value = self.critic.apply(ts.critic_ts.params, flat)
+    played = rejax.algos.ppo.Trajectory(
+        seen, actions, log_prob.reshape(ends.shape), rewards, value.reshape(ends.shape), ends
+    )
+    return ts.replace(last_obs=last, last_done=ends[-1], global_step=ts.global_step + ends.size), played
+
+
+# rejax's PPO on a rollout that was played elsewhere. Made by hand: rejax annotates its numbers more narrowly than it
+# takes them, and a type checker over our own classes would refuse traced ones.
+_Given: Any = types.new_class(
+    "_Given",
+    (rejax.PPO,),
+    exec_body=lambda body: body.update(
+        __annotations__={"rollout": Any}, rollout=struct.field(default=None), collect_trajectories=_given
+    ),
+)
+
+
+class _Outline(Environment):
+    """What rejax must know of an environment that it does not step: spaces, and one observation."""
+
+    def __init__(self, observations: int, actions: Any):
+        self.observations, self.actions = observations, actions
+
+    def observation_space(self, params: Any = None) -> Any:
+        """A vector."""
+        return spaces.Box(-jnp.inf, jnp.inf, (self.observations,), jnp.float32)
+
+    def action_space(self, params: Any = None) -> Any:
+        """The environment's."""
+        return self.actions
+
+    def reset(self, key, params):
+        """Zeros."""
+        return jnp.zeros(self.observations), jnp.zeros(())
+
+
+class _HostState:
+    """A host member: rejax's arrays, the copies of the environment and the lottery. No pytree: environments cannot
+    be written to a checkpoint, so an interrupted member starts again."""
+
+    def __init__(self, leaves: Any, lanes: Any, lottery: Lottery, key: Any):
+        self.leaves, self.lanes, self.lottery, self.key = leaves, lanes, lottery, key
+
+
+class _HostPPO:
+    def __init__(self, world: HostContextMDP, params: ContextParams, static: Mapping[str, Any], numbers: Any):
+        if any(isinstance(x, jax.core.Tracer) for x in numbers.values()):
+            raise UserError("An environment on the host takes numbers, not traced values, as PPO's settings.")
+        self.world, self.params, self.static = world, params, static
+        self.numbers = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+        self.programs = _programs(world, tuple(sorted(static.items())))
+
+    def init(self, key: Key[Array, ""]) -> _HostState:
+        network, contexts, acting = jax.random.split(key, 3)
+        lottery = Lottery(self.params.region, contexts)
+        lanes = self.world.open(self.static["num_envs"], float(self.params.visible), self.params.max_steps_in_episode)
+        for lane in range(len(lanes.copies)):
+            lanes.reset(lane, *lottery.draw())
+        return _HostState(self.programs["init"](self.numbers, network), lanes, lottery, acting)
+
+    def advance(self, state: _HostState, iterations: int) -> _HostState:
+        for _ in range(iterations):
+            rollout = self.play(state)
+            state.leaves = self.programs["update"](self.numbers, state.leaves, rollout)
+        return state
+
+    def play(self, state: _HostState) -> tuple[Any, ...]:
+        """One rollout; (steps, copies, ...) arrays, and the observations after it."""
+        lanes, steps = state.lanes, self.static["num_steps"]
+        count = len(lanes.copies)
+        policy = self.policy(state)
+        state.key, now = jax.random.split(state.key)
+        keys = jax.random.split(now, steps)
+        seen = np.empty((steps, *lanes.seen.shape), np.float32)
+        rewards, ends = np.empty((steps, count), np.float32), np.zeros((steps, count), bool)
+        actions = []
+        for t in range(steps):
+            seen[t] = lanes.seen
+            actions.append(np.asarray(_drawn(policy, keys[t], seen[t])))
+            for lane in range(count):
+                rewards[t, lane], ends[t, lane] = lanes.step(lane, actions[-1][lane])
+                if ends[t, lane]:
+                    lanes.reset(lane, *state.lottery.draw())
+        return seen, np.stack(actions), rewards, ends, lanes.seen.copy()
+
+    def finish(self, state: _HostState, final: Callable[[Policy], dict[str, Any]] | None) -> dict[str, Any]:
+        """The final measures; the copies of the environment go to the next member."""
+        self.world.close(state.lanes)
+        return final(self.policy(state)) if final else {}
+
+    def policy(self, state: _HostState) -> Policy:
+        return Policy(self.programs["actor_of"](state.leaves), self.programs["actor"])
+
+
+@eqx.filter_jit
+def _drawn(policy: Policy, key: Key[Array, ""], seen: Float[np.ndarray | Array, "lanes obs"]) -> Array:
+    return policy.actor.apply(policy.parameters, seen, key, method="action_log_prob")[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _programs(world: HostContextMDP, static: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Compiled functions of one world and shape, shared by all members."""
+    outline = _Outline(world.observation_space().shape[0], world.action_space())
+    params = world.params()
+    plain = _algorithm(_Given, outline, params, dict(static), {})
+
+    def update(numbers, leaves, rollout):
+        algorithm = plain.replace(**numbers, rollout=rollout)
+        return tuple(jax.tree.leaves(algorithm.train_iteration(_state_of(algorithm, leaves))))
+
+    return {
+        "init": jax.jit(lambda numbers, key: _leaves_of(plain.replace(**numbers), key)),
+        "update": jax.jit(update),
+        "actor_of": jax.jit(lambda leaves: _state_of(plain, leaves).actor_ts.params),
+        "actor": plain.actor,
+    }

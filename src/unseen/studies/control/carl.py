@@ -11,7 +11,7 @@ import xarray as xr
 
 from unseen.lab import Judgement, Learner, Study, UserError, above, claim, figures, judge, part
 from unseen.lab.statistics import mean_interval, paired_difference
-from unseen.learners.ppo import Policy, episode_return, ppo
+from unseen.learners.ppo import Policy, greedy, ppo
 from unseen.measures.exact import (
     best_context_blind_value,
     best_stochastic_blind_value,
@@ -19,10 +19,11 @@ from unseen.measures.exact import (
     return_range,
 )
 from unseen.measures.generalization import best_observed, normalised_return
-from unseen.worlds.control.context import ContextCartPole, ContextMDP, ContextParams, ContextPendulum, Region
+from unseen.worlds.control.context import ContextCartPole, ContextParams, ContextPendulum, ContextSpace, Region
+from unseen.worlds.control.own import environment_named
 from unseen.worlds.control.tabular import TabularMDPs
 
-WORLDS: dict[str, ContextMDP] = {"pendulum": ContextPendulum(), "cartpole": ContextCartPole()}
+WORLDS: dict[str, ContextSpace] = {"pendulum": ContextPendulum(), "cartpole": ContextCartPole()}
 WIDE = 0.75  # share of each feature's range that the wide training region covers; the rest is the shell
 
 
@@ -60,19 +61,21 @@ class Carl(Study):
     width_of_network: int = 64  # units of the two hidden layers
     grid: int = 9  # test values for each feature
     episodes: int = 10  # test episodes for each context
+    context: tuple[str, ...] = ()  # two features, each name:low:high, of an environment that names none itself
+    max_steps: int = 0  # time limit of your own environment; 0 leaves the one it has
     mdps: int = 200  # two-context MDPs of the tabular part
     seeds: int = 5
     reference_seeds: int = 1  # seeds of the specialists, the random policy and the tabular part
 
     varies = dict(
-        environment=("pendulum", "cartpole"),
+        env=("pendulum", "cartpole"),  # or your own, as package.module:Name
         visible=(0.0, 1.0),
         width=(0.0, 0.1, 1.0),  # of the training box: 0 default context only, 1 wide
         held_out=(0.0, 0.25),  # share at either end of a feature that is not trained on if both are there
     )
     traced = ("visible", "width", "held_out")
     smoke = dict(
-        environment=("pendulum",), total_steps=2_048, specialist_steps=2_048, num_envs=4, num_steps=32, num_epochs=1,
+        env=("pendulum",), total_steps=2_048, specialist_steps=2_048, num_envs=4, num_steps=32, num_epochs=1,
         episodes=1, mdps=4, seeds=2, specialist=(0, 24),
     )  # fmt: skip
     paper = dict(total_steps=1_000_000, specialist_steps=1_000_000, seeds=10)
@@ -86,57 +89,62 @@ class Carl(Study):
             raise UserError(f"held_out takes shares from 0 to below 0.5, got {bad[0]}.")
         if bad := [v for v in self.width if not 0 <= v <= 1]:
             raise UserError(f"width takes shares from 0 to 1, got {bad[0]}.")
-        if bad := [v for v in self.environment if v not in WORLDS]:
-            raise UserError(f"environment takes {' or '.join(WORLDS)}, got {bad[0]!r}.")
+        for name in self.env:
+            features = self.world(name).features
+            if len(features) != 2:
+                raise UserError(f"carl tests on a grid over two features, but {name} has {len(features)}.")
         if bad := [v for v in self.specialist if not 0 <= v < 25]:
             raise UserError(f"specialist takes numbers from 0 to 24, got {bad[0]}.")
 
-    def includes(self, environment, visible, width, held_out) -> bool:
+    def world(self, name: str) -> ContextSpace:
+        """The environment of that name, one of the two or the user's."""
+        if name in WORLDS:
+            return WORLDS[name]
+        if ":" not in name:
+            raise UserError(f"env takes {', '.join(WORLDS)} or package.module:Name, got {name!r}.")
+        return environment_named(name, self.context, self.max_steps)
+
+    def includes(self, env, visible, width, held_out) -> bool:
         """Combinations are held out of the wide box only."""
         return held_out == 0 or width == 1
 
-    def learner(self, environment, visible, width, held_out) -> Learner:
+    def learner(self, env, visible, width, held_out) -> Learner:
         """A policy trained on a region, tested on all contexts."""
-        world = WORLDS[environment]
+        world = self.world(env)
         params = world.params(training_region(world, width, held_out), visible)
-
-        def training_return(policy: Policy):
-            keys = jax.random.split(jax.random.key(1), 8)
-            returns = jax.vmap(lambda key: episode_return(world, params, lambda _, o: policy(o), key))(keys)
-            return {"training_return": returns.mean()}
-
         return self._ppo(
-            world, params, self.total_steps, measure=training_return,
-            final=lambda policy: self._tested(world, lambda _, o: policy(o), visible),
+            world, params, self.total_steps,
+            measure=lambda policy: {"training_return": _mean_return(world, params, policy, jax.random.key(1), 8)},
+            final=lambda policy: self._tested(world, greedy(policy), visible),
         )  # fmt: skip
 
     @part(
-        varies=dict(environment=("pendulum", "cartpole"), specialist=tuple(range(25))),
+        varies=dict(env=("pendulum", "cartpole"), specialist=tuple(range(25))),
         traced=("specialist",),
         seeds="reference_seeds",
     )
-    def reference(self, environment, specialist) -> Learner:
+    def reference(self, env, specialist) -> Learner:
         """A specialist: trained under one context of a 5 x 5 grid, tested on all."""
-        world = WORLDS[environment]
+        world = self.world(env)
         context = jnp.asarray(world.grid(5))[jnp.asarray(specialist, int)]
         return self._ppo(
             world, world.params(Region.points(context[None]), 0.0), self.specialist_steps,
-            final=lambda policy: self._tested(world, lambda _, o: policy(o), 0.0, "specialist_"),
+            final=lambda policy: self._tested(world, greedy(policy), 0.0, "specialist_"),
         )  # fmt: skip
 
-    @part(varies=dict(environment=("pendulum", "cartpole")), seeds="reference_seeds")
-    def baseline(self, environment) -> Learner:
+    @part(varies=dict(env=("pendulum", "cartpole")), seeds="reference_seeds")
+    def baseline(self, env) -> Learner:
         """Uniformly random actions on the same test episodes."""
-        world = WORLDS[environment]
+        world = self.world(env)
         return Learner.once(
             lambda _: self._tested(world, lambda key, _: world.action_space().sample(key), 0.0, "random_"),
-            **self._layout("random_"),
-        )
+            host=world.host, **self._layout("random_"),
+        )  # fmt: skip
 
     @part(
         varies=dict(visible=(0.0, 1.0)),
         traced=("visible",),
-        includes=lambda self, visible: "cartpole" in self.environment,
+        includes=lambda self, visible: "cartpole" in self.env,
     )
     def control(self, visible) -> Learner:
         """CartPole with its force reversed in half of the episodes."""
@@ -144,9 +152,7 @@ class Carl(Study):
         params = world.params(Region.points(world.default * np.array([[1, 1], [-1, 1]], np.float32)), visible)
 
         def final(policy: Policy):
-            keys = jax.random.split(jax.random.key(2), 2 * self.episodes)
-            returns = jax.vmap(lambda key: episode_return(world, params, lambda _, o: policy(o), key))(keys)
-            return {"control_return": returns.mean()}
+            return {"control_return": _mean_return(world, params, policy, jax.random.key(2), 2 * self.episodes)}
 
         return self._ppo(world, params, self.specialist_steps, final=final)
 
@@ -167,7 +173,7 @@ class Carl(Study):
             dims={"tabular_gap": ("mdp",), "tabular_stochastic_gap": ("mdp",)},
         )
 
-    def _ppo(self, world: ContextMDP, params: ContextParams, steps: int, **what: Any) -> Learner:
+    def _ppo(self, world: Any, params: ContextParams, steps: int, **what: Any) -> Learner:
         rounds = max(1, round(steps / (self.num_envs * self.num_steps)))
         return ppo(
             world, params, total_steps=steps, every=max(1, round(rounds / 7)), learning_rate=self.learning_rate,
@@ -180,16 +186,13 @@ class Carl(Study):
         axis = np.linspace(-1, 1, self.grid).tolist()
         return {"dims": {f"{prefix}grid_return": ("a", "b")}, "coords": {"a": axis, "b": axis}}
 
-    def _tested(self, world: ContextMDP, act: Any, visible: Any, prefix: str = "") -> dict[str, Any]:
+    def _tested(self, world: ContextSpace, act: Any, visible: Any, prefix: str = "") -> dict[str, Any]:
         """Mean returns on the grid and (five times as many episodes) under the default context."""
-        contexts = jnp.asarray(np.concatenate([world.grid(self.grid), np.tile(world.default, (5, 1))]))
+        contexts = np.concatenate([world.grid(self.grid), np.tile(world.default, (5, 1))])
         # The test episodes are one fixed set, the same for all policies, as a test set is in supervised learning.
-        keys = jax.random.split(jax.random.key(0), (len(contexts), self.episodes))
-
-        def run(context, key):
-            return episode_return(world, world.params(Region.points(context[None]), visible), act, key)
-
-        returns = jax.vmap(jax.vmap(run, (None, 0)))(contexts, keys).mean(1)
+        keys = jax.random.split(jax.random.key(0), len(contexts) * self.episodes)
+        returns = world.returns(act, np.repeat(contexts, self.episodes, axis=0), keys, visible)
+        returns = returns.reshape(-1, self.episodes).mean(1)
         grid = returns[: self.grid**2].reshape(self.grid, self.grid)
         return {f"{prefix}grid_return": grid, f"{prefix}default_return": returns[self.grid**2 :].mean()}
 
@@ -203,7 +206,7 @@ class Carl(Study):
     @claim("context-needed")
     def context_needed(self, e: xr.Dataset) -> Judgement:
         """Visible minus hidden inside the wide box; and the exact gap of the tabular part."""
-        inside = _mean(self.scores(e).sel(width=1.0, held_out=0.0), _inside(e)).mean("environment", skipna=False)
+        inside = _mean(self.scores(e).sel(width=1.0, held_out=0.0), _inside(e)).mean("env", skipna=False)
         effect = mean_interval(paired_difference(inside.sel(visible=1.0), inside.sel(visible=0.0)))
         gap = mean_interval(e.tabular_gap.dropna("seed", how="all").isel(seed=0))
         stochastic = float(e.tabular_stochastic_gap.mean())
@@ -218,7 +221,7 @@ class Carl(Study):
     @claim("harder")
     def harder(self, e: xr.Dataset) -> Judgement:
         """Trained at the default context minus trained on the wide box, hidden, tested at the default context."""
-        score = self.scores(e, "default_return").sel(visible=0.0, held_out=0.0).mean("environment", skipna=False)
+        score = self.scores(e, "default_return").sel(visible=0.0, held_out=0.0).mean("env", skipna=False)
         return above(
             mean_interval(paired_difference(score.sel(width=0.0), score.sel(width=1.0))), 0.03, refuted_below=0.01
         )
@@ -227,7 +230,7 @@ class Carl(Study):
     def extrapolation(self, e: xr.Dataset) -> Judgement:
         """Each visible wide policy inside its own training region minus outside: the shell for the one trained on
         the whole box, the held-out corners for the one trained without them; mean of both."""
-        score = self.scores(e).sel(visible=1.0, width=1.0).mean("environment", skipna=False)
+        score = self.scores(e).sel(visible=1.0, width=1.0).mean("env", skipna=False)
         share = max(self.held_out)
         if share == 0:
             raise UserError("held_out takes a share above 0 for the extrapolation claim, got 0.")
@@ -247,13 +250,13 @@ class Carl(Study):
             (1.0, 0.0, "visible, wide"),
             (1.0, max(self.held_out), "visible, corners left out"),
         ]
-        fig, axes = figures.panels(3, len(self.environment), width=4.0, height=3.6, squeeze=False, sharex=False)
+        fig, axes = figures.panels(3, len(self.env), width=4.0, height=3.6, squeeze=False, sharex=False)
         scores = self.scores(e).sel(width=max(self.width)).mean("seed")
-        for row, environment in zip(axes, self.environment, strict=True):
-            world = WORLDS[environment]
+        for row, env in zip(axes, self.env, strict=True):
+            world = self.world(env)
             first, second = world.features
             for ax, (visible, held_out, title) in zip(row, cells, strict=True):
-                values = scores.sel(environment=environment, visible=visible, held_out=held_out).transpose("b", "a")
+                values = scores.sel(env=env, visible=visible, held_out=held_out).transpose("b", "a")
                 extent = _extent(first, self.grid) + _extent(second, self.grid)
                 picture = ax.imshow(
                     values, origin="lower", extent=extent, aspect="auto", vmin=0, vmax=1.1, cmap=figures.SEQUENTIAL
@@ -262,9 +265,9 @@ class Carl(Study):
                 _outline(ax, region, world)
                 ax.plot(*world.default, "+", color="white", ms=12, mew=2)
                 ax.set(
-                    title=f"{environment}: {title}",
-                    xlabel=f"{first.name} ({first.unit})",
-                    ylabel=f"{second.name} ({second.unit})",
+                    title=f"{env.rpartition(':')[2]}: {title}",
+                    xlabel=_axis(first),
+                    ylabel=_axis(second),
                 )
                 ax.grid(False)
             fig.colorbar(picture, ax=row[-1], label="normalised return")
@@ -273,7 +276,7 @@ class Carl(Study):
         return fig
 
 
-def training_region(world: ContextMDP, width: Any, held_out: Any) -> Region:
+def training_region(world: ContextSpace, width: Any, held_out: Any) -> Region:
     """A box around the default context, from that alone (width 0) to the whole wide box (1), without the
     combinations in which both features are within `held_out` of an end."""
     wide = world.box(WIDE)
@@ -303,12 +306,23 @@ def _control_note(e: xr.Dataset) -> str:
     return f"; control, force reversed in half of the episodes: return {visible:.0f} visible, {hidden:.0f} hidden"
 
 
+def _mean_return(world: ContextSpace, params: ContextParams, policy: Policy, key: Any, episodes: int) -> Any:
+    """Mean of fixed episodes under contexts of the training region."""
+    draw, play = jax.random.split(key)
+    contexts = jax.vmap(params.region.sample)(jax.random.split(draw, episodes))
+    return world.returns(greedy(policy), contexts, jax.random.split(play, episodes), params.visible).mean()
+
+
+def _axis(feature: Any) -> str:
+    return f"{feature.name} ({feature.unit})" if feature.unit else feature.name
+
+
 def _extent(feature: Any, size: int) -> tuple[float, float]:
     half = (feature.high - feature.low) / (size - 1) / 2
     return feature.low - half, feature.high + half
 
 
-def _outline(ax: Any, region: Region, world: ContextMDP) -> None:
+def _outline(ax: Any, region: Region, world: ContextSpace) -> None:
     fine = [np.linspace(f.low, f.high, 400) for f in world.features]
     a, b = np.meshgrid(*fine, indexing="ij")
     ax.contour(

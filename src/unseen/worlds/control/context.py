@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -158,25 +159,18 @@ class ContextState(eqx.Module):
     time: Any
 
 
-class ContextMDP(Environment):
-    """A gymnax environment with context: drawn at every reset, constant within an episode.
-
-    It keeps gymnax's own interface (keyed `reset` and `step`, automatic reset, spaces), so whatever learns on
-    gymnax learns on it. The observation is the simulator's, followed by the context scaled so that each
-    feature's bounds are -1 and 1 (or by zeros, if hidden).
-
-    Axes: every name in `available`, with its bounds.
+class ContextSpace:
+    """What every world with context has: named features with bounds, and the regions that they span.
 
     Args:
         features: names of the features that form the context, in this order; the others keep their defaults.
 
     Raises:
         UserError: on an unknown or repeated feature.
-
-    Source: Benjamins et al., "Contextualize Me" (2022), section 3; simulators from gymnax.
     """
 
-    available: ClassVar[Mapping[str, ContextFeature]] = {}
+    available: Mapping[str, ContextFeature] = {}
+    host: ClassVar[bool] = False  # True: steps in Python, for learners that the engine does not trace
 
     def __init__(self, features: Sequence[str]):
         super().__init__()
@@ -186,23 +180,6 @@ class ContextMDP(Environment):
                     f"features takes different names out of {', '.join(self.available)}, got {', '.join(features)}."
                 )
         self.features = tuple(self.available[name] for name in features)
-
-    # What a task family defines --------------------------------------------------------------------------
-
-    @property
-    def simulator(self) -> Environment:
-        """The gymnax environment that computes the dynamics."""
-        raise NotImplementedError
-
-    def physics(self, context: Mapping[str, Any]) -> Any:
-        """The simulator's parameters under a context (feature name -> value; all others at their defaults)."""
-        raise NotImplementedError
-
-    def drive(self, action: Any, context: Mapping[str, Any]) -> Any:
-        """The action as the actuators carry it out."""
-        return action
-
-    # Contexts --------------------------------------------------------------------------------------------
 
     @property
     def low(self) -> Float[np.ndarray, " features"]:
@@ -218,6 +195,11 @@ class ContextMDP(Environment):
     def default(self) -> Float[np.ndarray, " features"]:
         """The context of the unmodified environment."""
         return np.array([f.default for f in self.features], np.float32)
+
+    @property
+    def time_limit(self) -> int:
+        """Steps of an episode, unless `params` says otherwise."""
+        raise NotImplementedError
 
     def scale(self, context: Float[ArrayLike, "*batch features"]) -> Float[Array, "*batch features"]:
         """The context as a policy sees it: the bounds of each feature become -1 and 1."""
@@ -238,8 +220,97 @@ class ContextMDP(Environment):
     ) -> ContextParams:
         """Parameters of a run; by default only the default context, visible, with the simulator's time limit."""
         region = Region.points(self.default[None]) if region is None else region
-        limit = self.simulator.default_params.max_steps_in_episode if max_steps is None else max_steps
-        return ContextParams(region, jnp.asarray(visible, jnp.float32), limit)
+        return ContextParams(region, jnp.asarray(visible, jnp.float32), max_steps or self.time_limit)
+
+    def returns(
+        self,
+        act: Callable[[Any, Any], Any],
+        contexts: Float[ArrayLike, "episodes features"],
+        keys: Key[Array, " episodes"],
+        visible: float | Float[Array, ""] = 1.0,
+    ) -> Float[ArrayLike, " episodes"]:
+        """Undiscounted returns of whole episodes, one under each context.
+
+        Args:
+            act: (key, observation) -> action; a pytree (`jax.tree_util.Partial` of a function and a policy) is
+                compiled once for all policies of one shape.
+        """
+        raise NotImplementedError
+
+
+def episode_return(
+    environment: Environment, params: Any, act: Callable[[Any, Any], Any], key: Key[Array, ""]
+) -> Float[Array, ""]:
+    """Undiscounted return of one episode, until the environment ends it or its time limit.
+
+    Args:
+        act: (key, observation) -> action.
+        params: the environment's parameters, with a static `max_steps_in_episode`.
+    """
+    start, run = jax.random.split(key)
+    observation, state = environment.reset_env(start, params)
+
+    def step(carry, key):
+        observation, state, alive, total = carry
+        act_key, step_key = jax.random.split(key)
+        observation, state, reward, terminated, _ = environment.step_env(
+            step_key, state, act(act_key, observation), params
+        )
+        return (observation, state, alive & ~terminated, total + jnp.where(alive, reward, 0.0)), None
+
+    carry = observation, state, jnp.array(True), jnp.zeros(())
+    carry, _ = jax.lax.scan(step, carry, jax.random.split(run, params.max_steps_in_episode))
+    return carry[3]
+
+
+class ContextMDP(ContextSpace, Environment):
+    """A gymnax environment with context: drawn at every reset, constant within an episode.
+
+    It keeps gymnax's own interface (keyed `reset` and `step`, automatic reset, spaces), so whatever learns on
+    gymnax learns on it. The observation is the simulator's, followed by the context scaled so that each
+    feature's bounds are -1 and 1 (or by zeros, if hidden).
+
+    Axes: every name in `available`, with its bounds. A family of your own defines `available`, `simulator` and
+    `physics`; `ContextGymnax` does so for any gymnax environment.
+
+    Source: Benjamins et al., "Contextualize Me" (2022), section 3; simulators from gymnax.
+    """
+
+    # What a task family defines --------------------------------------------------------------------------
+
+    @property
+    def simulator(self) -> Environment:
+        """The gymnax environment that computes the dynamics."""
+        raise NotImplementedError
+
+    def physics(self, context: Mapping[str, Any]) -> Any:
+        """The simulator's parameters under a context (feature name -> value; all others at their defaults)."""
+        raise NotImplementedError
+
+    def drive(self, action: Any, context: Mapping[str, Any]) -> Any:
+        """The action as the actuators carry it out."""
+        return action
+
+    # ContextSpace's interface ----------------------------------------------------------------------------
+
+    @property
+    def time_limit(self) -> int:
+        """The simulator's own."""
+        return self.simulator.default_params.max_steps_in_episode
+
+    def returns(
+        self,
+        act: Callable[[Any, Any], Any],
+        contexts: Float[ArrayLike, "episodes features"],
+        keys: Key[Array, " episodes"],
+        visible: float | Float[Array, ""] = 1.0,
+    ) -> Float[Array, " episodes"]:
+        """Undiscounted returns of whole episodes, one under each context, all at once."""
+
+        def run(context, key):
+            return episode_return(self, self.params(Region.points(context[None]), visible), act, key)
+
+        return jax.vmap(run)(jnp.asarray(contexts), keys)
 
     # gymnax's interface ----------------------------------------------------------------------------------
 
@@ -252,26 +323,24 @@ class ContextMDP(Environment):
         """A new episode under a new context."""
         where, start = jax.random.split(key)
         context = params.region.sample(where)
-        _, inner = self.simulator.reset_env(start, self.physics(self._named(context)))
-        state = ContextState(inner, context, 0)
-        return self.get_obs(state, params), state
+        observation, inner = self.simulator.reset_env(start, self.physics(self._named(context)))
+        return self._seen(observation, context, params.visible), ContextState(inner, context, 0)
 
     def step_env(self, key: Key[Array, ""], state: ContextState, action: Any, params: ContextParams) -> tuple:
         """One step of the simulator under the episode's context."""
         named = self._named(state.context)
-        _, inner, reward, terminated, info = self.simulator.step_env(
+        observation, inner, reward, terminated, info = self.simulator.step_env(
             key, state.simulator, self.drive(action, named), self.physics(named)
         )
-        state = ContextState(inner, state.context, state.time + 1)
-        return self.get_obs(state, params), state, reward, terminated, info
+        observation = self._seen(observation, state.context, params.visible)
+        return observation, ContextState(inner, state.context, state.time + 1), reward, terminated, info
 
     def get_obs(
         self, state: ContextState, params: ContextParams | None = None, key: Any = None
     ) -> Float[Array, " obs"]:
         """The simulator's observation and the scaled context (zeros if hidden)."""
         visible = 1.0 if params is None else params.visible
-        seen = visible * self.scale(state.context)
-        return jnp.concatenate([self.simulator.get_obs(state.simulator), seen])
+        return self._seen(self.simulator.get_obs(state.simulator), state.context, visible)
 
     def is_terminated(self, state: ContextState, params: ContextParams) -> Bool[Array, ""]:
         """Whether the simulator's own end of the episode is reached (time limits apart)."""
@@ -283,8 +352,8 @@ class ContextMDP(Environment):
 
     def observation_space(self, params: ContextParams) -> spaces.Box:
         """The simulator's observations, then one number per feature."""
-        size = self.simulator.observation_space(self.simulator.default_params).shape[0] + len(self.features)
-        return spaces.Box(-jnp.inf, jnp.inf, (size,), jnp.float32)
+        shape = self.simulator.observation_space(self.simulator.default_params).shape
+        return spaces.Box(-jnp.inf, jnp.inf, (math.prod(shape) + len(self.features),), jnp.float32)
 
     @property
     def name(self) -> str:
@@ -295,6 +364,9 @@ class ContextMDP(Environment):
     def num_actions(self) -> int:
         """The simulator's number of actions."""
         return self.simulator.num_actions
+
+    def _seen(self, observation: Any, context: Float[Array, " features"], visible: Any) -> Float[Array, " obs"]:
+        return jnp.concatenate([jnp.ravel(observation), visible * self.scale(context)])
 
     def _named(self, context: Float[Array, " features"]) -> dict[str, Any]:
         values = {name: feature.default for name, feature in self.available.items()}
