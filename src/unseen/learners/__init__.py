@@ -5,22 +5,28 @@ from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.distil import demonstrate, distil
 from unseen.learners.ensemble import ensemble
+from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
 from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
+from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
+    "UCBVI",
     "BranchChoice",
     "BranchGame",
+    "GaussianBelief",
     "MixupBenchmark",
     "ModelBased",
     "OfflineTD",
     "OutcomeBC",
+    "PolicyCollectionElimination",
     "SuccessorRepresentation",
     "TabularQ",
+    "TypeBelief",
     "UngrokkingProtocol",
     "alignment_loss",
     "branch_policy",
@@ -32,5 +38,7 @@ __all__ = [
     "ensemble",
     "info_nce",
     "language_modelling",
+    "regret_ratio",
     "revaluation_protocol",
+    "thompson_regret",
 ]

@@ -2,6 +2,7 @@
 
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
+from unseen.methods.average_return import average_return_policy
 from unseen.methods.curriculum import (
     ALPGMM,
     DomainRandomisation,
@@ -117,6 +118,7 @@ __all__ = [
     "alpha_stable",
     "amplify_fast",
     "average",
+    "average_return_policy",
     "behaviour_kernel",
     "centred_ranks",
     "claim_over_multiverse",

@@ -6,6 +6,7 @@ from unseen.worlds.control.composite_goals import CompositeGoal, branch_success,
 from unseen.worlds.control.corridor import TwoRewardCorridor, collect_corridor
 from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collect_crossed
 from unseen.worlds.control.dataset import OfflineDataset, Segments, Transitions
+from unseen.worlds.control.environment_families import perturbed_garnets, replicated
 from unseen.worlds.control.gaits import Bodies, GaitExpert, search_gait, swim
 from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_steps
 from unseen.worlds.control.revaluation import ChangingTask, four_rooms_changes, two_stage_graph
@@ -35,6 +36,8 @@ __all__ = [
     "four_rooms_changes",
     "free_cells",
     "likely_outcomes",
+    "perturbed_garnets",
+    "replicated",
     "search_gait",
     "shortest_steps",
     "swim",
