@@ -40,6 +40,14 @@ class SuccessorMaps(Study):
     weights. Shifts are those of the field's centre of mass relative to the cell, mean over the track, in states.
     Deep successor features on pixels and continuous tasks, the catalogue's paper scale, are not part of it yet; the
     paper's scale here is a longer one of the same tables.
+
+    What came out: all four claims are supported, by wide margins. The SR of a random walk plans as well as the model
+    after a change of reward (1.00), where Q-learning goes on to where the reward was, worse than a random walk
+    (-0.17); the SR of the learned policy knows other places less well (0.87). After a change of transitions both are
+    where Q-learning is, and in four rooms they stay stuck at the shut door for hundreds of episodes: around the door
+    the map is corrected, but its old predictions farther away lead back to it, and away from the goal a random walk
+    seldom passes. GPI is never below a stored policy (least difference -6e-14) and worth 0.42 more than the best
+    single one. One-way fields move back by 2.0 of 20 places and are skewed by -0.6.
     """
 
     discount: float = 0.95  # of future rewards and visits
@@ -203,9 +211,11 @@ class SuccessorMaps(Study):
     def figure(self, e: xr.Dataset) -> Any:
         fig, axes = figures.panels(3, width=4.4, height=4.2)
         for ax, change in zip(axes, ("reward", "transition"), strict=False):
-            for color, agent in zip(figures.COLORS, self.agent, strict=False):
+            # Thin dashes over thick lines: learners that do exactly as well must all be seen.
+            styles = [dict(lw=6, alpha=0.5), dict(lw=4, alpha=0.7), dict(lw=2.5, ls="--"), dict(lw=3, ls=":")]
+            for color, style, agent in zip(figures.COLORS, styles, self.agent, strict=False):
                 values = e.regained.sel(agent=agent, change=change).mean("world", skipna=False)
-                figures.curve(ax, values, x="after", label=agent, color=color)
+                figures.curve(ax, values, x="after", label=agent, color=color, **style)
             ax.axhline(0, color="0.5", lw=1, ls=":")
             ax.set(xlabel="episodes after the change", ylim=(-0.35, 1.05), title=f"After a change of {change}")
         axes[0].set_ylabel("normalised return (1 = optimum)")

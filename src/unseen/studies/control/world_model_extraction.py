@@ -318,11 +318,11 @@ class WorldModelExtraction(Study):
         kinds = [("planners", e.samples.size), ("networks", failure.sizes["agent"] - e.samples.size - 1), ("coin", 1)]
         at = 0
         for color, marker, (kind, count) in zip(figures.COLORS[3:], figures.MARKERS, kinds, strict=False):
-            x, y = (v.isel(agent=slice(at, at + count)).values.ravel() for v in (failure, error))
+            x, y = (v.isel(agent=slice(at, at + count)).values.ravel().clip(min=1e-5) for v in (failure, error))
             right.plot(x, y, marker, ms=5, alpha=0.6, color=color, mew=0, label=kind)
             at += count
-        right.set(yscale="log", xlabel="failure rate at depth 32", ylabel="error of what is read out")
-        right.set_xscale("symlog", linthresh=1e-3)
+        right.set(xscale="log", yscale="log", xlabel="failure rate at depth 32", ylabel="error of what is read out")
+        right.set_xlim(right=1.0)
         right.legend(loc="lower right")
         right.set_title("Better agents hold better models")
         return fig
