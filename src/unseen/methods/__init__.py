@@ -1,5 +1,6 @@
 """Interventions in the field's own shapes: optimizers as optax transformations, losses and merges as functions."""
 
+from unseen.methods.again import AGAIN, AGAINState, Classroom, Expert
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
 from unseen.methods.average_return import average_return_policy
@@ -69,10 +70,12 @@ from unseen.methods.value_heads import (
 from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 
 __all__ = [
+    "AGAIN",
     "ALPGMM",
     "MAT",
     "SAM",
     "SGLD",
+    "AGAINState",
     "AlphaStableNoise",
     "AlphaStableState",
     "Augment",
@@ -81,6 +84,7 @@ __all__ = [
     "BehaviorEmbedding",
     "CategoricalHead",
     "ClaimMap",
+    "Classroom",
     "CrossRiskHeldOut",
     "DissipativeLoss",
     "Distribution",
@@ -89,6 +93,7 @@ __all__ = [
     "DynamicFiltering",
     "ESState",
     "EvolutionStrategies",
+    "Expert",
     "ExplorationDesign",
     "FullBatchRecipe",
     "GPSurrogate",

@@ -255,7 +255,7 @@ def true_regret(optimal: Float[Array, ""], learner: Float[Array, ""]) -> Float[A
 
 
 class GaussianMixture(eqx.Module):
-    """A mixture of Gaussians with full covariances; components of weight 0 are not there.
+    """A mixture of Gaussians with full covariances (or, with leading axes, many); components of weight 0 are not there.
 
     Attributes:
         weight: of each component, sums to 1.
@@ -263,13 +263,13 @@ class GaussianMixture(eqx.Module):
         covariance: of each component.
     """
 
-    weight: Float[Array, " components"]
-    mean: Float[Array, "components size"]
-    covariance: Float[Array, "components size size"]
+    weight: Float[Array, "*batch components"]
+    mean: Float[Array, "*batch components size"]
+    covariance: Float[Array, "*batch components size size"]
 
     def log_density(self, points: Float[Array, "n size"]) -> Float[Array, " n"]:
-        """log p(x) of each point."""
-        return jax.nn.logsumexp(_quadratic(points) @ _log_joint(self.weight, self.mean, self.covariance).T, axis=-1)
+        """log p(x) of each point, of one mixture."""
+        return jax.nn.logsumexp(log_densities(points, self.weight, self.mean, self.covariance), axis=-1)
 
 
 def fit_mixture(
@@ -336,6 +336,16 @@ def fit_mixture(
     best = jnp.argmin(free - likelihood)
     weight, centre, covariance = (value[best] for value in parameters)
     return GaussianMixture(weight, centre * scale + shift, covariance * scale[:, None] * scale)
+
+
+def log_densities(
+    points: Float[Array, "n size"],
+    weight: Float[Array, " components"],
+    mean: Float[Array, "components size"],
+    covariance: Float[Array, "components size size"],
+) -> Float[Array, "n components"]:
+    """log(weight N(point; mean, covariance)) of every point under every component, -1e30 where the weight is 0."""
+    return _quadratic(points) @ _log_joint(weight, mean, covariance).T
 
 
 def _quadratic(points: Float[Array, "n size"]) -> Float[Array, "n monomials"]:

@@ -10,6 +10,7 @@ from unseen.worlds.control.environment_families import perturbed_garnets, replic
 from unseen.worlds.control.gaits import Bodies, GaitExpert, search_gait, swim
 from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze, shortest_steps
 from unseen.worlds.control.revaluation import ChangingTask, four_rooms_changes, two_stage_graph
+from unseen.worlds.control.skill_grid import SyntheticLearner, mastered_share
 from unseen.worlds.control.swimmer import Swimmer, SwimmerState
 from unseen.worlds.control.tabular import TabularMDPs, free_cells
 
@@ -27,6 +28,7 @@ __all__ = [
     "StitchingSplit",
     "Swimmer",
     "SwimmerState",
+    "SyntheticLearner",
     "TabularMDPs",
     "Transitions",
     "TwoRewardCorridor",
@@ -36,6 +38,7 @@ __all__ = [
     "four_rooms_changes",
     "free_cells",
     "likely_outcomes",
+    "mastered_share",
     "perturbed_garnets",
     "replicated",
     "search_gait",
@@ -51,6 +54,25 @@ _ON_DEMAND = {
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
     "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
     "trials": ("Trials",),
+    "grid_levels": (
+        "GridLevel",
+        "GridLevels",
+        "GridParams",
+        "GridState",
+        "Lava",
+        "Maze",
+        "Playroom",
+        "RewardObjects",
+        "Rooms",
+        "TwoPlayerGoals",
+        "distances",
+        "level_keys",
+        "levels_of",
+        "shortest_path",
+        "solvable",
+        "stack_levels",
+    ),
+    "xminigrid_levels": ("XMiniGridLevels", "XMiniGridParams", "XMiniGridState"),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
 }
 
