@@ -10,6 +10,8 @@ from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
+from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
+from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
@@ -19,13 +21,22 @@ __all__ = [
     "BranchChoice",
     "BranchGame",
     "GaussianBelief",
+    "GoalObservation",
+    "Hindsight",
+    "Interaction",
     "MixupBenchmark",
     "ModelBased",
     "OfflineTD",
     "OutcomeBC",
     "PolicyCollectionElimination",
+    "QLearner",
+    "QNetwork",
+    "QState",
+    "Replay",
+    "Rows",
     "SuccessorRepresentation",
     "TabularQ",
+    "Transition",
     "TypeBelief",
     "UngrokkingProtocol",
     "alignment_loss",
@@ -38,6 +49,7 @@ __all__ = [
     "ensemble",
     "info_nce",
     "language_modelling",
+    "q_learning",
     "regret_ratio",
     "revaluation_protocol",
     "thompson_regret",
