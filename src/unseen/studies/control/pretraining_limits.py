@@ -35,6 +35,15 @@ class PretrainingLimits(Study):
     of deterministic policies in each test MDP. UCBVI knows the rewards, and its bonus was chosen on pilots (seeds
     below 10) for the smallest regret at 10 states. In the separated family the types are known and their
     frequencies learned. Elimination meets every type `repeats` times, UCBVI the first `targets`.
+
+    What came out: all four claims are supported. The average gap falls like 1/N (slope -1.08), while the loss to each
+    environment's own optimum stays at 0.059 of the return range, which is the reference's own (0.058): one policy
+    cannot do better. In the continuous family the learned prior is worth a factor of 6.2 after 100 pulls and 2.5
+    after 30,000, still falling; with separated types it grows to 23. UCBVI's regret grows with the number of states
+    to the power 0.82, elimination's not at all: draws by inverse distribution functions visit copies of the same
+    states at all three sizes, so the comparison has no noise of its own. At ten states UCBVI, with its bonus tuned to
+    next to nothing, still pays less than elimination; it takes some thirty to forty states for what was collected to
+    pay.
     """
 
     states: int = 20  # of the perturbed Garnets
