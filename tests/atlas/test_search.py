@@ -244,6 +244,20 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store):
     assert store.read("SELECT count(*) AS n FROM documents")[0]["n"] == 207
 
 
+def test_in_a_large_database_frequent_words_narrow_what_is_compared(store, monkeypatch):
+    monkeypatch.setattr(search, "MOST_POSTINGS", 10)
+    looked = [("generalization", False), ("learning", False), ("grokfast", False)]
+    assert search._affordable(store, looked) == ([("grokfast", False)], False)  # rare words stand for the rest
+    assert search._affordable(store, looked[:2]) == (looked[:2], True)
+    for words in (looked[:2], looked[:1]):
+        both = store.dialect.lexical(store.read, words, "", [], 300, True)
+        wide = store.dialect.lexical(store.read, words, "", [], 300)
+        assert 0 < len(both) < len(wide) and {d for d, _ in both} < {d for d, _ in wide}
+    titles = store.read("SELECT id, title FROM documents")
+    assert {row["id"] for row in titles if "generalization" in text.words(row["title"])} <= {d for d, _ in both}
+    assert search.search(store, "generalization learning", mode="words").hits
+
+
 def test_coarse_search_by_signs_finds_the_nearest(monkeypatch):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(30_000, embedding.WIDTH)).astype(np.float32)

@@ -31,7 +31,7 @@ MEANING_WEIGHT = 2.5  # chosen on the tuning questions of benchmarks.retrieval
 LEAST_COSINE = 0.15  # below it a text is about something else
 LEAST_SHARE = 0.4  # of the best cosine: what is much farther than the nearest is not found by meaning
 RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
-MOST_POSTINGS = 200_000  # words beyond that many documents are left out where rarer ones are there
+MOST_POSTINGS = 40_000  # words beyond that many documents are left out where rarer ones are there
 COARSE_FROM = 20_000  # documents from which vectors are first compared by their signs
 COARSE_DEPTH = 2_000
 MOST_COMPLETIONS = 12
@@ -216,7 +216,8 @@ def search(
     looked = [(word, typing and word == wanted[-1]) for word in found]
     lexical: list[tuple[int, float]] = []
     if mode != "meaning":
-        lexical = store.dialect.lexical(store.read, _affordable(store, looked), where, values, DEPTH)
+        kept, narrow = _affordable(store, looked)
+        lexical = store.dialect.lexical(store.read, kept, where, values, DEPTH, narrow)
     near: list[tuple[int, float]] = []
     model = embedding.embedder() if mode != "words" else None
     if model is not None:
@@ -380,18 +381,23 @@ def _closest(store: Store, word: str) -> str | None:
     return min((entry for entry in near if entry[0] <= most), default=(0, 0, None))[-1]
 
 
-def _affordable(store: Store, looked: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """In a very large database, the rarer words: those in most documents say little and cost most."""
-    if not isinstance(store.dialect, Sqlite) or len(looked) < 2 or vectors_of(store).size < MOST_POSTINGS:
-        return list(looked)
-    counted = [(_documents_with(store, word), i) for i, (word, _) in enumerate(looked)]
+def _affordable(store: Store, looked: Sequence[tuple[str, bool]]) -> tuple[list[tuple[str, bool]], bool]:
+    """In a very large database, the rarer words: those in most documents say little and cost most.
+
+    Where all are in most, all of them, and True: only documents with every one are compared then.
+    """
+    if not isinstance(store.dialect, Sqlite) or vectors_of(store).size < MOST_POSTINGS:
+        return list(looked), False
+    counted = sorted((_documents_with(store, word), i) for i, (word, _) in enumerate(looked))
+    if counted[0][0] > MOST_POSTINGS:
+        return list(looked), True
     kept, budget = [], MOST_POSTINGS
-    for count, i in sorted(counted):
-        if kept and count > budget:
+    for count, i in counted:
+        if count > budget:
             break
         kept.append(i)
         budget -= count
-    return [looked[i] for i in sorted(kept)]
+    return [looked[i] for i in sorted(kept)], False
 
 
 def _documents_with(store: Store, word: str) -> int:
@@ -417,7 +423,7 @@ class Vectors:
         self._stamp: str | None = None
         self.ids = np.zeros(0, np.int64)
         self._matrix = np.zeros((0, embedding.WIDTH), np.float32)
-        self._signs = np.zeros((0, embedding.WIDTH // 64), np.uint64)
+        self._signs = np.zeros((embedding.WIDTH // 64, 0), np.uint64)
 
     @property
     def size(self) -> int:
@@ -436,7 +442,7 @@ class Vectors:
             ids = np.fromiter((row["document"] for row in rows), np.int64, len(rows))
             matrix = np.frombuffer(b"".join(row["vector"] for row in rows), "<f2").reshape(len(rows), embedding.WIDTH)
             is_large = len(rows) >= COARSE_FROM
-            self._signs = signs(matrix) if is_large else np.zeros((0, embedding.WIDTH // 64), np.uint64)
+            self._signs = signs(matrix) if is_large else np.zeros((embedding.WIDTH // 64, 0), np.uint64)
             self.ids, self._matrix = ids, matrix if is_large else matrix.astype(np.float32)
             self._stamp = stamp
         return self
@@ -447,9 +453,9 @@ class Vectors:
         if not len(ids):
             return []
         chosen = np.arange(len(ids)) if among is None else np.flatnonzero(np.isin(ids, among))
-        if len(chosen) >= COARSE_FROM and len(packed_signs) == len(ids):
-            candidates = packed_signs if among is None else packed_signs[chosen]
-            distance = np.bitwise_count(candidates ^ signs(vector[None])).sum(1, dtype=np.uint16)
+        if len(chosen) >= COARSE_FROM and packed_signs.shape[1] == len(ids):
+            candidates = packed_signs if among is None else packed_signs[:, chosen]
+            distance = _hamming(candidates, signs(vector[None])[:, 0])
             chosen = chosen[np.argpartition(distance, COARSE_DEPTH)[:COARSE_DEPTH]]
         some = matrix if len(chosen) == len(ids) else matrix[chosen]
         cosines = some.astype(np.float32, copy=False) @ vector
@@ -457,9 +463,19 @@ class Vectors:
         return [(int(ids[chosen[i]]), float(cosines[i])) for i in best]
 
 
+def _hamming(packed: np.ndarray, one: np.ndarray, block: int = 16_384) -> np.ndarray:
+    """Number of signs that differ from those of one vector, `[n]`; in blocks that stay in a processor's cache."""
+    found = np.zeros(packed.shape[1], np.uint16)
+    for start in range(0, len(found), block):
+        some = slice(start, start + block)
+        for row, bits in zip(packed, one, strict=True):
+            found[some] += np.bitwise_count(row[some] ^ bits)
+    return found
+
+
 def signs(vectors: np.ndarray) -> np.ndarray:
-    """One bit a number: whether it is positive; `[n, 6]` uint64."""
-    return np.packbits(vectors > 0, axis=1).view(np.uint64)
+    """One bit a number: whether it is positive; `[6, n]` uint64."""
+    return np.ascontiguousarray(np.packbits(vectors > 0, axis=1).view(np.uint64).T)
 
 
 _OPEN: dict[str, Vectors] = {}

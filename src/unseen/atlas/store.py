@@ -117,9 +117,18 @@ class Dialect(Protocol):
         ...
 
     def lexical(
-        self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
+        self,
+        run: Run,
+        words: Sequence[tuple[str, bool]],
+        where: str,
+        values: Sequence[Any],
+        limit: int,
+        narrow: bool = False,
     ) -> list[tuple[int, float]]:
-        """Documents with any of the words (True: also as a beginning), best first, with their positive scores."""
+        """Documents with any of the words (True: also as a beginning), best first, with their positive scores.
+
+        With `narrow` those with all of the words, or with the only one in the title.
+        """
         ...
 
     def contains(self, run: Run, word: str, prefix: bool) -> bool:
@@ -168,6 +177,7 @@ class Sqlite:
         connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA cache_size=-32768")  # KiB, at most: a large atlas is read from all over its file
         return connection
 
     def run(self, connection: Any, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -217,10 +227,19 @@ class Sqlite:
         return " OR ".join(quoted + begun)
 
     def lexical(
-        self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
+        self,
+        run: Run,
+        words: Sequence[tuple[str, bool]],
+        where: str,
+        values: Sequence[Any],
+        limit: int,
+        narrow: bool = False,
     ) -> list[tuple[int, float]]:
         """By BM25."""
+        each = [f"({self._expression([word])})" for word in words]
         match = self._expression(words)
+        if narrow:
+            match = " AND ".join(each) if len(each) > 1 else f"{COLUMNS[0]} : {each[0]}"
         if not where:
             rows = run("SELECT rowid AS id, rank FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?", match, limit)
         else:
@@ -364,7 +383,13 @@ class Postgres:
         return " | ".join(text + (":*" if prefix else "") for text, prefix in quoted)
 
     def lexical(
-        self, run: Run, words: Sequence[tuple[str, bool]], where: str, values: Sequence[Any], limit: int
+        self,
+        run: Run,
+        words: Sequence[tuple[str, bool]],
+        where: str,
+        values: Sequence[Any],
+        limit: int,
+        narrow: bool = False,
     ) -> list[tuple[int, float]]:
         """By `ts_rank_cd`, divided by the logarithm of the length."""
         weights = np.array(WEIGHTS[::-1]) / max(WEIGHTS)
