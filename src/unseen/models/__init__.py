@@ -18,6 +18,7 @@ from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inpu
 from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.matrix_conv import MatrixConvNet
+from unseen.models.patch_encoder import PatchEncoder
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
@@ -52,6 +53,7 @@ __all__ = [
     "MorphologyTokens",
     "PaddedMLP",
     "PairTransformer",
+    "PatchEncoder",
     "QuadraticMLP",
     "Recurrent",
     "ReluStudent",

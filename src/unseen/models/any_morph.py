@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from unseen.models.joint_attention import split_tokens
-from unseen.models.transformer import Block, _linear, _normalise
+from unseen.models.transformer import _linear, _normalise
 
 FREQUENCIES = 4  # of the sines that a sensor's value becomes
 SHARED = 4  # sensors that all joints share
@@ -42,8 +42,9 @@ class MorphologyTokens(eqx.Module):
         )
 
 
-class CrossBlock(eqx.Module):
-    """Attention of actuators to sensors, then two layers with a GELU, each on the normalised stream."""
+class LookBlock(eqx.Module):
+    """Attention of one set of vectors to another (or to itself), then two layers with a GELU, each on the normalised
+    stream."""
 
     norm: eqx.nn.LayerNorm
     query: eqx.nn.Linear
@@ -66,20 +67,22 @@ class CrossBlock(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "*batch actuators width"],
+        x: Float[Array, "*batch queries width"],
         memory: Float[Array, "*batch sensors width"],
         allowed: Bool[Array, "*batch sensors"],
-    ) -> Float[Array, "*batch actuators width"]:
-        """The actuators' stream after the block; sensors that are not allowed are not seen."""
+    ) -> Float[Array, "*batch queries width"]:
+        """The stream after the block; sensors that are not allowed are not seen."""
 
         def split(y: Array) -> Array:
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
         query = split(_linear(self.query, _normalise(self.norm, x)))
         keys, values = (split(part) for part in jnp.split(_linear(self.key_value, memory), 2, axis=-1))
-        scores = jnp.einsum("...qhd,...khd->...hqk", query, keys) / jnp.sqrt(query.shape[-1])
-        weights = jax.nn.softmax(jnp.where(allowed[..., None, None, :], scores, jnp.finfo(scores.dtype).min), -1)
-        mixed = jnp.einsum("...hqk,...khd->...qhd", weights, values).reshape(x.shape)
+        # Products and sums instead of many tiny matrix products, which are slow on a CPU.
+        scores = (query[..., :, None, :, :] * keys[..., None, :, :, :]).sum(-1) / jnp.sqrt(query.shape[-1])
+        allowed = allowed[..., None, :, None]
+        weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(scores.dtype).min), -2)
+        mixed = (weights[..., None] * values[..., None, :, :, :]).sum(-3).reshape(x.shape)
         x = x + _linear(self.out, mixed)
         return x + _linear(self.down, jax.nn.gelu(_linear(self.up, _normalise(self.norm2, x))))
 
@@ -91,40 +94,44 @@ class SensorsToActuators(eqx.Module):
     other, the decoder lets actuators, which start as their vectors, look at the sensors and answer with an action.
     """
 
-    enter: eqx.nn.Linear
+    value: eqx.nn.Linear
+    sensor: eqx.nn.Linear
     start: eqx.nn.Linear
-    encoder: tuple[Block, ...]
+    encoder: tuple[LookBlock, ...]
     norm: eqx.nn.LayerNorm
-    decoder: tuple[CrossBlock, ...]
+    decoder: tuple[LookBlock, ...]
     last: eqx.nn.LayerNorm
     head: eqx.nn.Linear
 
     def __init__(self, identity: int, width: int = 32, *, blocks: int = 1, heads: int = 2, key: PRNGKeyArray):
-        enter, start, head, *keys = jax.random.split(key, 3 + 2 * blocks)
-        self.enter = eqx.nn.Linear(identity + 1 + 2 * FREQUENCIES, width, key=enter)
+        value, sensor, start, head, *keys = jax.random.split(key, 4 + 2 * blocks)
+        self.value = eqx.nn.Linear(1 + 2 * FREQUENCIES, width, key=value)
+        self.sensor = eqx.nn.Linear(identity, width, use_bias=False, key=sensor)
         self.start = eqx.nn.Linear(identity, width, key=start)
-        self.encoder = tuple(Block(width, heads, key=k) for k in keys[:blocks])
-        self.decoder = tuple(CrossBlock(width, heads, key=k) for k in keys[blocks:])
+        self.encoder = tuple(LookBlock(width, heads, key=k) for k in keys[:blocks])
+        self.decoder = tuple(LookBlock(width, heads, key=k) for k in keys[blocks:])
         self.norm, self.last = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
         self.head = eqx.nn.Linear(width, 1, key=head)
 
     def __call__(
         self,
         values: Float[Array, "*batch sensors"],
-        sensors: Float[Array, "*batch sensors identity"],
-        actuators: Float[Array, "*batch actuators identity"],
+        sensors: Float[Array, "*#batch sensors identity"],
+        actuators: Float[Array, "*#batch actuators identity"],
         present: Bool[Array, "*batch sensors"],
     ) -> Float[Array, "*batch actuators"]:
-        """Actions in [-1, 1]."""
+        """Actions, not bounded: the environment clips. Identities that are the same for the whole batch may come
+        without its axes."""
         angle = values[..., None] * (jnp.pi / 2 * 2.0 ** jnp.arange(FREQUENCIES))
-        entered = jnp.concatenate([values[..., None], jnp.sin(angle), jnp.cos(angle), sensors], -1)
-        x = _linear(self.enter, entered)
+        waves = jnp.concatenate([values[..., None], jnp.sin(angle), jnp.cos(angle)], -1)
+        x = _linear(self.value, waves) + _linear(self.sensor, sensors)
         for block in self.encoder:
-            x, _ = block(x, present[..., None, :], None, None)
+            x = block(x, x, present)
         memory, y = _normalise(self.norm, x), _linear(self.start, actuators)
+        y = jnp.broadcast_to(y, (*values.shape[:-1], *y.shape[-2:]))
         for block in self.decoder:
             y = block(y, memory, present)
-        return jnp.tanh(_linear(self.head, _normalise(self.last, y))[..., 0])
+        return _linear(self.head, _normalise(self.last, y))[..., 0]
 
 
 def _sensors(tokens: Array) -> tuple[Array, Array, Array, Array]:
@@ -157,9 +164,7 @@ class AnyMorphPolicy(eqx.Module):
         """Actions; 0 for joints that are not there. Of the observation only the senses are read, not the body plan."""
         values, present, mask, _ = _sensors(tokens)
         sensors = jnp.concatenate([self.tokens.joint_sensors, self.tokens.shared_sensors])
-        sensors = jnp.broadcast_to(sensors, (*values.shape, sensors.shape[-1]))
-        actuators = jnp.broadcast_to(self.tokens.actuators, (*mask.shape, sensors.shape[-1]))
-        return self.network(values, sensors, actuators, present) * mask
+        return self.network(values, sensors, self.tokens.actuators, present) * mask
 
 
 class GraphDescribedPolicy(eqx.Module):
@@ -219,7 +224,7 @@ class PaddedMLP(eqx.Module):
         x = jnp.concatenate([values, mask], -1)
         for layer in self.layers[:-1]:
             x = jnp.tanh(_linear(layer, x))
-        return jnp.tanh(_linear(self.layers[-1], x)) * mask
+        return _linear(self.layers[-1], x) * mask
 
 
 def token_shuffle_probe(policy: AnyMorphPolicy, key: PRNGKeyArray) -> AnyMorphPolicy:

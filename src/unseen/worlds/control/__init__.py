@@ -73,6 +73,7 @@ _ON_DEMAND = {
         "stack_levels",
     ),
     "xminigrid_levels": ("XMiniGridLevels", "XMiniGridParams", "XMiniGridState"),
+    "pixels": ("PixelControl", "Visuals", "visuals"),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
 }
 
