@@ -6,6 +6,7 @@ from unseen.learners.contrastive import alignment_loss, contrastive, cross_corre
 from unseen.learners.distil import demonstrate, distil
 from unseen.learners.ensemble import ensemble
 from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
+from unseen.learners.gfucb import FiniteGFUCB, NeuralGFUCB, per_task_regret
 from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
@@ -20,12 +21,14 @@ __all__ = [
     "UCBVI",
     "BranchChoice",
     "BranchGame",
+    "FiniteGFUCB",
     "GaussianBelief",
     "GoalObservation",
     "Hindsight",
     "Interaction",
     "MixupBenchmark",
     "ModelBased",
+    "NeuralGFUCB",
     "OfflineTD",
     "OutcomeBC",
     "PolicyCollectionElimination",
@@ -49,6 +52,7 @@ __all__ = [
     "ensemble",
     "info_nce",
     "language_modelling",
+    "per_task_regret",
     "q_learning",
     "regret_ratio",
     "revaluation_protocol",

@@ -15,6 +15,7 @@ from unseen.worlds.clusters.graded_features import (
     SlabData,
 )
 from unseen.worlds.clusters.labelled import LabelledImages
+from unseen.worlds.clusters.multitask_bandit import MultitaskBandit, random_maps
 from unseen.worlds.clusters.shapes import ShapeScenes
 from unseen.worlds.clusters.teacher import (
     Lesson,
@@ -43,6 +44,7 @@ __all__ = [
     "LabelledImages",
     "Lesson",
     "LinearBlock",
+    "MultitaskBandit",
     "NoiseBlock",
     "NoisyBits",
     "Regression",
@@ -59,5 +61,6 @@ __all__ = [
     "expected_losses",
     "marchenko_pastur",
     "marchenko_pastur_density",
+    "random_maps",
     "span_basis",
 ]
