@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,11 +97,14 @@ class EvolutionStrategies:
         """Noise, leaves (pairs, ...), and the population that it makes, leaves (2, pairs, ...)."""
         searched, rest = eqx.partition(state.centre, eqx.is_inexact_array)
         leaves, structure = jax.tree.flatten(searched)
+        # One draw for all leaves: a generator for each would multiply the time to compile.
+        drawn = jax.random.normal(key, (self.pairs, sum(leaf.size for leaf in leaves)))
+        parts = jnp.split(drawn, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1], axis=1)
         noise = jax.tree.unflatten(
             structure,
             [
-                jax.random.normal(k, (self.pairs, *leaf.shape), leaf.dtype)
-                for k, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+                part.reshape(self.pairs, *leaf.shape).astype(leaf.dtype)
+                for part, leaf in zip(parts, leaves, strict=True)
             ],
         )
         population = jax.tree.map(
