@@ -177,10 +177,15 @@ def _state_of(algorithm: Any, leaves: Any) -> Any:
 
 
 def _leaves_of(algorithm: Any, key: Key[Array, ""]) -> tuple[Any, ...]:
-    """Arrays of a new state. rejax starts its counters as Python numbers: the step's is an int, the others floats."""
+    """Arrays of a new state. rejax starts its counters as Python numbers: those of running means are floats, those
+    of steps and updates ints."""
     state = algorithm.init_state(key)
-    rms = jax.tree.map(lambda x: jnp.asarray(x, float), state.rew_rms_state)
-    return tuple(jax.tree.leaves(state.replace(global_step=jnp.asarray(0), rew_rms_state=rms)))
+    means = {
+        name: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), getattr(state, name))
+        for name in ("obs_rms_state", "rew_rms_state")
+    }
+    leaves = jax.tree.leaves(state.replace(**means))
+    return tuple(jnp.asarray(leaf, jnp.int32) if isinstance(leaf, int) else leaf for leaf in leaves)
 
 
 class _FiveTuple:
