@@ -1,5 +1,6 @@
 """What turns a model, a world and an objective into a Learner."""
 
+from unseen.learners.average_return import average_return_policy
 from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_policy
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
@@ -13,6 +14,7 @@ from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
+from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
@@ -37,12 +39,14 @@ __all__ = [
     "QState",
     "Replay",
     "Rows",
+    "SuccessorFeatures",
     "SuccessorRepresentation",
     "TabularQ",
     "Transition",
     "TypeBelief",
     "UngrokkingProtocol",
     "alignment_loss",
+    "average_return_policy",
     "branch_policy",
     "classifier",
     "contrastive",

@@ -3,7 +3,6 @@
 from unseen.methods.again import AGAIN, AGAINState, Classroom, Expert
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
-from unseen.methods.average_return import average_return_policy
 from unseen.methods.curriculum import (
     ALPGMM,
     DomainRandomisation,
@@ -54,7 +53,6 @@ from unseen.methods.robust_gradients import (
     winsorized_mean,
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
-from unseen.methods.successor_features import SuccessorFeatures
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.value_heads import (
     CategoricalHead,
@@ -112,7 +110,6 @@ __all__ = [
     "QuantileHead",
     "Regime",
     "SGLDState",
-    "SuccessorFeatures",
     "TemporalAugmentation",
     "ThompsonWeight",
     "TwoStageZeroShot",
@@ -123,7 +120,6 @@ __all__ = [
     "alpha_stable",
     "amplify_fast",
     "average",
-    "average_return_policy",
     "behaviour_kernel",
     "centred_ranks",
     "claim_over_multiverse",

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from unseen.lab import Judgement, Learner, Study, UserError, claim, figures, judge, part
 from unseen.lab.statistics import bootstrap_interval, mean_interval, paired_difference, slope
+from unseen.learners.average_return import average_return_policy
 from unseen.learners.episodic import UCBVI, PolicyCollectionElimination, Target, episode_value
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.measures.exact import finite_horizon_optimum
-from unseen.methods.average_return import average_return_policy
 from unseen.worlds.control.environment_families import perturbed_garnets, replicated
 from unseen.worlds.control.tabular import TabularMDPs
 

@@ -12,10 +12,10 @@ from jaxtyping import Array, PRNGKeyArray
 
 from unseen.lab import Judgement, Learner, Study, UserError, above, claim, figures, judge, part
 from unseen.lab.statistics import mean_interval, paired_difference
+from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.measures.exact import policy_evaluation
 from unseen.measures.place_fields import place_field_skew
-from unseen.methods.successor_features import SuccessorFeatures
 from unseen.worlds.control.revaluation import four_rooms_changes, two_stage_graph
 from unseen.worlds.control.tabular import TabularMDPs
 

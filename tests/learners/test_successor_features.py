@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unseen.learners.successor_features import SuccessorFeatures
 from unseen.measures.exact import policy_evaluation, value_iteration
-from unseen.methods.successor_features import SuccessorFeatures
 from unseen.worlds.control.tabular import TabularMDPs
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unseen.learners.average_return import average_return_policy
 from unseen.measures.exact import finite_horizon_evaluation, finite_horizon_optimum
-from unseen.methods.average_return import average_return_policy
 from unseen.worlds.control.tabular import TabularMDPs
 
 
