@@ -34,6 +34,20 @@ def test_measures_of_three_frameworks_run_as_they_stand(capsys):
     assert all(0.8 < a <= 1 for a in agreement)
 
 
+@pytest.mark.slow
+def test_environments_of_others_run_as_they_stand(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("rejax")
+    monkeypatch.setenv("UNSEEN_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks("docs/your_environment.md"))
+    exec(compile(code, "docs/your_environment.md", "exec"), {"__name__": "page"})
+    out = capsys.readouterr().out
+    assert "tested under 81 contexts" in out
+    # Acrobot loses a point a step, and 50 steps are too few to swing up: every mean is between -50 and 0.
+    returns = [float(x) for x in re.findall(r"(-\d+) (?:inside|outside)|lengths: (-\d+)", out) for x in x if x]
+    assert len(returns) == 3 and all(-50 <= x < 0 for x in returns)
+
+
 def test_what_the_readme_imports_exists():
     (imports,) = [b for b in blocks("README.md") if "unseen.methods" in b]
     exec(compile(imports, "README.md", "exec"), {"__name__": "page"})

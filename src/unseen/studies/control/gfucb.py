@@ -32,6 +32,12 @@ class Gfucb(Study):
     the exact version; the neural one puts the same class size in it, times `neural_optimism`. Contexts come from a
     fixed pool. Regret is pseudo-regret at the last round. The linear MDP block of the catalogue is not part of it
     yet, nor is the paper scale's convolutional map.
+
+    What came out: with one map for all tasks a task's regret falls from 19.1 alone to 9.3 among twenty, and with a map
+    for each the joint method, which looks for the one that is not there, pays fifteen times more. `vs-independent`
+    holds in the exact version (36% less) and stays inconclusive in the neural one (72 against 81, six seeds, 338 by
+    chance). Optimism itself buys nothing here: acting greedily on the joint fit has the least regret of all (5.7 at
+    twenty tasks), for contexts drawn anew explore enough.
     """
 
     maps: int = 256  # in the finite class
