@@ -251,9 +251,12 @@ class Dvd(Study):
     def figure(self, e: xr.Dataset) -> Any:
         """Final paths of one population for each algorithm; effective members and best returns over all seeds."""
         names, wall = list(e.algorithm.values), max(self.wall)
-        fig, axes = figures.panels(len(names) + 2, width=3.1, height=3.4)
+        fig, axes = figures.panels(-(-len(names) // 2) + 1, 2, width=4.2, height=3.8)
+        maps, (middle, right) = axes[:, :-1].ravel(), axes[:, -1]
+        for unused in maps[len(names) :]:
+            unused.set_visible(False)
         walls = np.asarray(_maze(wall > 0).walls)
-        for color, name, ax in zip(figures.COLORS, names, axes, strict=False):
+        for color, name, ax in zip(figures.COLORS, names, maps, strict=False):
             ax.imshow(walls, origin="lower", extent=(0, walls.shape[1], 0, walls.shape[0]), cmap="Greys", vmax=2)
             for path in (
                 e.path.sel(algorithm=name, wall=wall).stack(run=("seed", "member")).transpose("run", "time", "axis")
@@ -263,13 +266,12 @@ class Dvd(Study):
             ax.plot(*GOAL, "*", color="black", ms=11)
             ax.set(title=name, xticks=[], yticks=[])
             ax.grid(False)
-        middle, right = axes[-2:]
         for i, (color, name) in enumerate(zip(figures.COLORS, names, strict=False)):
             figures.curve(middle, e.effective.sel(algorithm=name, wall=wall), color=color)
             figures.dots(right, i, e.best_return.isel(step=-1).sel(algorithm=name, wall=wall), color=color)
         middle.set(xlabel="update", title="effective members")
         right.set(title="best member's return", xticks=range(len(names)), ylim=(None, 1.05))
-        right.set_xticklabels(names, rotation=40, ha="right")
+        right.set_xticklabels(names, fontsize=10)
         return fig
 
 
