@@ -196,7 +196,7 @@ def test_retrieval_runs():
 def test_atlas_runs(what):
     pytest.importorskip("onnxruntime", reason="needs the extra atlas")
     pytest.importorskip("uvicorn", reason="needs the extra atlas")
-    result = atlas.MEASURES[what](True)
+    result = atlas.MEASURES[what](True, None)
     assert all(len(row) == len(result.columns) for row in result.rows)
     if what == "serve":
         assert result.rows[0][1:3] == ["40", "0"]
