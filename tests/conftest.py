@@ -1,5 +1,9 @@
+import gc
 import os
 import tempfile
+
+import psutil
+import pytest
 
 # Tests never touch the user's own cache; compiled programs are shared within one session.
 os.environ.setdefault("UNSEEN_HOME", os.path.join(tempfile.gettempdir(), "unseen-test-home"))
@@ -9,3 +13,16 @@ from unseen.lab.engine import set_up
 
 # The devices and flags that a run sets, before a test initialises JAX in some other way.
 set_up()
+
+LARGEST = 3 * 2**30  # bytes that a worker may hold beyond the end of a module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Compiled programs of all modules together would not fit into memory beside those of another worker."""
+    yield
+    if psutil.Process().memory_info().rss > LARGEST:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
