@@ -254,7 +254,7 @@ class Dvd(Study):
         fig, axes = figures.panels(-(-len(names) // 2) + 1, 2, width=4.2, height=3.8)
         maps, (middle, right) = axes[:, :-1].ravel(), axes[:, -1]
         for unused in maps[len(names) :]:
-            unused.set_visible(False)
+            unused.remove()
         walls = np.asarray(_maze(wall > 0).walls)
         for color, name, ax in zip(figures.COLORS, names, maps, strict=False):
             ax.imshow(walls, origin="lower", extent=(0, walls.shape[1], 0, walls.shape[0]), cmap="Greys", vmax=2)
