@@ -54,9 +54,8 @@ def synthetic(count: int) -> Iterator[tuple[index.Document, np.ndarray]]:
     shares = np.empty(len(words))
     shares[order] = 1 / ranks
     cumulated = np.cumsum(shares / shares.sum())
-    model = embedding.embedder()
-    assert model is not None, embedding.EXTRA
-    real = model.papers([entry.embedded for entry in entries])
+    known = index.packed()
+    real = np.stack([known[index.vector_digest(*entry.embedded)] for entry in entries])
     for i in range(count):
         chosen = words[np.searchsorted(cumulated, rng.random(120)).clip(0, len(words) - 1)].tolist()
         vector = real[rng.integers(len(real))] + 0.05 * rng.normal(size=embedding.WIDTH).astype(np.float32)
