@@ -503,6 +503,13 @@ def nearest(
     return vectors_of(store).nearest(vector, limit, among)
 
 
+def prepare(query: str) -> None:
+    """Compute the embedding of a query, so that a search for it that follows finds it there."""
+    query = text.clean(query, text.LONGEST_QUERY)
+    if text.terms(query) and embedding.embedder() is not None:
+        _query_vector(query)
+
+
 @functools.lru_cache(maxsize=512)
 def _query_vector_bytes(said: str) -> bytes:
     model = embedding.embedder()

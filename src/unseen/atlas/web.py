@@ -137,17 +137,26 @@ def application(site: Site) -> ASGIApp:
         UserError: functools.partial(_failed, site),
         Exception: functools.partial(_failed, site),
     }
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lambda app: _reading_threads(site))
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lambda app: _reading_threads(site, app))
     return _Headers(TrustedHostMiddleware(app, list(site.hosts), www_redirect=False))
 
 
 @contextlib.asynccontextmanager
-async def _reading_threads(site: Site) -> AsyncIterator[None]:
+async def _reading_threads(site: Site, app: Starlette) -> AsyncIterator[None]:
     """How many threads read: with SQLite one, since reads there compute and never wait, and two only take the
     interpreter from each other (at 200 reads a second half a second each instead of ten milliseconds)."""
     limiter = anyio.to_thread.current_default_thread_limiter()
     limiter.total_tokens = 1 if isinstance(site.store.dialect, Sqlite) else 8
+    app.state.embedding = anyio.CapacityLimiter(1)
     yield
+
+
+async def _embedded(request: Request) -> None:
+    """Have the embedding of a question computed beside the thread that reads: it leaves the interpreter free."""
+    asked = request.query_params.get("q", "")
+    if asked and request.url.path.startswith("/search"):
+        limiter = getattr(request.app.state, "embedding", None)
+        await anyio.to_thread.run_sync(search.prepare, asked, limiter=limiter)
 
 
 def serve(site: Site, host: str, port: int) -> None:
@@ -179,6 +188,7 @@ def _endpoint(site: Site, view: View) -> Callable[[Request], Any]:
 
 def _in_thread(site: Site, make: Callable[[Site, Request], Response]) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
+        await _embedded(request)
         return await run_in_threadpool(make, site, request)
 
     return answer
