@@ -274,13 +274,20 @@ def write_packed(model: embedding.Embedder, file: Path = PACKED) -> int:
     return len(vectors)
 
 
+def _addressed(
+    said: Sequence[tuple[str, ...]], compute: Callable[[list[Any]], np.ndarray]
+) -> list[tuple[str, np.ndarray]]:
+    """Address and embedding of each: the one that comes with the project, or else computed."""
+    addressed = {vector_digest(*one): one for one in said}
+    fresh = [address for address in addressed if address not in packed()]
+    made = packed() | dict(zip(fresh, compute([addressed[address] for address in fresh]), strict=True))
+    return [(address, made[address]) for address in (vector_digest(*one) for one in said)]
+
+
 def _put_vectors(run: Run, store: Store, model: embedding.Embedder, waiting: Sequence[tuple[int, Texts]]) -> None:
-    known = packed()
-    fresh = [said for _, said in waiting if vector_digest(*said) not in known]
-    made = dict(zip(fresh, model.papers(fresh), strict=True))
-    for document, said in waiting:
-        address = vector_digest(*said)
-        put_vector(run, store, document, address, made[said] if said in made else known[address])
+    found = _addressed([said for _, said in waiting], model.papers)
+    for (document, _), (address, vector) in zip(waiting, found, strict=True):
+        put_vector(run, store, document, address, vector)
     if waiting:
         vectors_changed(run, store)
 
@@ -288,12 +295,8 @@ def _put_vectors(run: Run, store: Store, model: embedding.Embedder, waiting: Seq
 def _put_claim_vectors(
     run: Run, store: Store, model: embedding.Embedder, waiting: Sequence[tuple[str, str, str]]
 ) -> None:
-    known = packed()
-    fresh = [said for _, _, said in waiting if vector_digest(said) not in known]
-    made = dict(zip(fresh, model.encode(fresh), strict=True))
-    for paper, claim, said in waiting:
-        address = vector_digest(said)
-        vector = made[said] if said in made else known[address]
+    found = _addressed([(said,) for _, _, said in waiting], lambda fresh: model.encode([said for (said,) in fresh]))
+    for (paper, claim, _), (address, vector) in zip(waiting, found, strict=True):
         run(
             "INSERT INTO claim_vectors(paper, claim, digest, vector) VALUES (?, ?, ?, ?) ON CONFLICT (paper, claim) "
             "DO UPDATE SET digest = excluded.digest, vector = excluded.vector",
@@ -320,5 +323,7 @@ def embed(store: Store, tell: Callable[[int, int], None] | None = None) -> int:
 
 
 if __name__ == "__main__":  # after a change of the catalogue's texts or of the model
-    found = embedding.embedder()
-    raise SystemExit(f"The model is missing: {embedding.EXTRA}" if found is None else 0 * write_packed(found))
+    installed = embedding.embedder()
+    if installed is None:
+        raise SystemExit(f"The model is missing: {embedding.EXTRA}")
+    print(f"{write_packed(installed)} embeddings in {PACKED}")

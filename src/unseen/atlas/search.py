@@ -348,7 +348,7 @@ def _corrections(store: Store, wanted: Sequence[str], typing: bool) -> dict[str,
             continue
         if model is not None and model.is_word(word):
             continue
-        if store.dialect.contains(store.read, word, prefix):
+        if store.dialect.count(store.read, word, prefix, 1):
             continue
         close = _closest(store, word)
         if close:
@@ -388,7 +388,8 @@ def _affordable(store: Store, looked: Sequence[tuple[str, bool]]) -> tuple[list[
     """
     if not isinstance(store.dialect, Sqlite) or vectors_of(store).size < MOST_POSTINGS:
         return list(looked), False
-    counted = sorted((_documents_with(store, word), i) for i, (word, _) in enumerate(looked))
+    most = MOST_POSTINGS + 1
+    counted = sorted((store.dialect.count(store.read, word, False, most), i) for i, (word, _) in enumerate(looked))
     if counted[0][0] > MOST_POSTINGS:
         return list(looked), True
     kept, budget = [], MOST_POSTINGS
@@ -398,14 +399,6 @@ def _affordable(store: Store, looked: Sequence[tuple[str, bool]]) -> tuple[list[
         kept.append(i)
         budget -= count
     return [looked[i] for i in sorted(kept)], False
-
-
-def _documents_with(store: Store, word: str) -> int:
-    quoted = '"' + word.replace('"', '""') + '"'
-    rows = store.read(
-        "SELECT count(*) AS n FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)", quoted, MOST_POSTINGS + 1
-    )
-    return int(rows[0]["n"])
 
 
 # Meaning ---------------------------------------------------------------------------------------------------
@@ -533,32 +526,6 @@ def _joined(lexical: Sequence[tuple[int, float]], near: Sequence[tuple[int, floa
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Claims:
-    """The embeddings of all registered claims: paper and id of each, its paper's document, and the vectors."""
-
-    names: list[tuple[str, str]]
-    documents: list[int]
-    matrix: np.ndarray
-
-
-_CLAIMS: dict[str, tuple[str, Claims]] = {}
-
-
-def claims_of(store: Store) -> Claims:
-    """The claims of a database, read once a process and again when the catalogue has changed."""
-    state = store.fact("catalogue") or ""
-    held = _CLAIMS.get(store.url)
-    if held is None or held[0] != state:
-        sql = "SELECT c.paper, c.claim, c.vector, d.id FROM claim_vectors c JOIN documents d ON d.key = c.paper"
-        rows = store.read(f"{sql} ORDER BY c.paper, c.claim")
-        vectors = [unpack(row["vector"]) for row in rows]
-        matrix = np.stack(vectors) if vectors else np.zeros((0, embedding.WIDTH), np.float32)
-        names = [(row["paper"], row["claim"]) for row in rows]
-        held = _CLAIMS[store.url] = (state, Claims(names, [int(row["id"]) for row in rows], matrix))
-    return held[1]
-
-
 # Around a paper --------------------------------------------------------------------------------------------
 
 
@@ -589,9 +556,9 @@ def similar(store: Store, key: str, limit: int = 6, origin: str = "catalogue") -
 def nearest_claims(store: Store, key: str, limit: int = 5) -> list[tuple[str, str, float]]:
     """Registered claims whose sentences are nearest to a paper: (paper, claim, cosine)."""
     vector = vector_of(store, key)
-    if vector is None:
+    rows = store.read("SELECT paper, claim, vector FROM claim_vectors") if vector is not None else []
+    if vector is None or not rows:
         return []
-    claims = claims_of(store)
-    cosines = claims.matrix @ vector
+    cosines = np.stack([unpack(row["vector"]) for row in rows]) @ vector
     best = np.argsort(-cosines, kind="stable")[:limit]
-    return [(*claims.names[i], float(cosines[i])) for i in best]
+    return [(rows[i]["paper"], rows[i]["claim"], float(cosines[i])) for i in best]

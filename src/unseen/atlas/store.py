@@ -131,8 +131,8 @@ class Dialect(Protocol):
         """
         ...
 
-    def contains(self, run: Run, word: str, prefix: bool) -> bool:
-        """Whether some document has the word, or with `prefix` one that begins so."""
+    def count(self, run: Run, word: str, prefix: bool, most: int) -> int:
+        """Number of documents with the word, or with `prefix` one that begins so, counted up to `most`."""
         ...
 
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
@@ -236,10 +236,11 @@ class Sqlite:
         narrow: bool = False,
     ) -> list[tuple[int, float]]:
         """By BM25."""
-        each = [f"({self._expression([word])})" for word in words]
-        match = self._expression(words)
         if narrow:
+            each = [f"({self._expression([word])})" for word in words]
             match = " AND ".join(each) if len(each) > 1 else f"{COLUMNS[0]} : {each[0]}"
+        else:
+            match = self._expression(words)
         if not where:
             rows = run("SELECT rowid AS id, rank FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?", match, limit)
         else:
@@ -252,9 +253,10 @@ class Sqlite:
             )
         return [(int(row["id"]), -float(row["rank"])) for row in rows]
 
-    def contains(self, run: Run, word: str, prefix: bool) -> bool:
-        """The first one settles it."""
-        return bool(run("SELECT 1 FROM search WHERE search MATCH ? LIMIT 1", self._expression([(word, prefix)])))
+    def count(self, run: Run, word: str, prefix: bool, most: int) -> int:
+        """By the full-text table."""
+        sql = "SELECT count(*) AS n FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)"
+        return int(run(sql, self._expression([(word, prefix)]), most)[0]["n"])
 
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
         """By FTS5's own highlighter, so that what is marked is what matched."""
@@ -391,7 +393,7 @@ class Postgres:
         limit: int,
         narrow: bool = False,
     ) -> list[tuple[int, float]]:
-        """By `ts_rank_cd`, divided by the logarithm of the length."""
+        """By `ts_rank`, divided by the logarithm of the length."""
         weights = np.array(WEIGHTS[::-1]) / max(WEIGHTS)
         rank = f"ts_rank('{{{', '.join(map(str, weights))}}}', d.search, q, 1)"
         rows = run(
@@ -403,10 +405,10 @@ class Postgres:
         )
         return [(int(row["id"]), float(row["rank"])) for row in rows]
 
-    def contains(self, run: Run, word: str, prefix: bool) -> bool:
-        """The first one settles it."""
-        sql = "SELECT 1 FROM documents d, to_tsquery('english', ?) q WHERE d.search @@ q LIMIT 1"
-        return bool(run(sql, self._expression([(word, prefix)])))
+    def count(self, run: Run, word: str, prefix: bool, most: int) -> int:
+        """By the full-text column."""
+        one = "SELECT 1 FROM documents d, to_tsquery('english', ?) q WHERE d.search @@ q LIMIT ?"
+        return int(run(f"SELECT count(*) AS n FROM ({one}) found", self._expression([(word, prefix)]), most)[0]["n"])
 
     def marked(self, run: Run, words: Sequence[tuple[str, bool]], documents: Sequence[int]) -> dict[int, list[str]]:
         """By `ts_headline`."""

@@ -377,10 +377,14 @@ def _key(request: Request) -> str:
     return str(request.path_params["key"]).removesuffix(".json")
 
 
-def _paper(site: Site, request: Request) -> Page:
-    found = shown.paper(site.store, _key(request))
-    if found is None:
+def _found(data: dict[str, Any] | None) -> dict[str, Any]:
+    if data is None:
         raise HTTPException(404)
+    return data
+
+
+def _paper(site: Site, request: Request) -> Page:
+    found = _found(shown.paper(site.store, _key(request)))
     return Page("paper.html.jinja", found, {"title": f"{found['title']} · unseen", "link": found["url"]})
 
 
@@ -389,9 +393,7 @@ def _families(site: Site, request: Request) -> Page:
 
 
 def _family(site: Site, request: Request) -> Page:
-    found = shown.family(site.store, _key(request))
-    if found is None:
-        raise HTTPException(404)
+    found = _found(shown.family(site.store, _key(request)))
     return Page("family.html.jinja", found, {"title": f"{_key(request)} · unseen"})
 
 
@@ -400,16 +402,12 @@ def _worlds(site: Site, request: Request) -> Page:
 
 
 def _world(site: Site, request: Request) -> Page:
-    found = shown.world(site.store, _key(request))
-    if found is None:
-        raise HTTPException(404)
+    found = _found(shown.world(site.store, _key(request)))
     return Page("world.html.jinja", found, {"title": f"{_key(request)} worlds · unseen"})
 
 
 def _reference(site: Site, request: Request) -> Page:
-    found = shown.reference(site.store, _key(request))
-    if found is None:
-        raise HTTPException(404)
+    found = _found(shown.reference(site.store, _key(request)))
     return Page("reference.html.jinja", found, {"title": f"{_key(request)} · unseen"})
 
 
