@@ -234,6 +234,17 @@ def test_a_run_prints_its_verdicts_and_leaves_its_files(here: Path, capsys) -> N
     assert Path(page).resolve() == here / "done" / "report.html"
 
 
+def test_an_estimate_says_what_a_run_would_take_and_leaves_nothing(here: Path, capsys) -> None:
+    text = say(capsys, "run", "small.py", "--seeds", "4", "--estimate").splitlines()
+    assert " ".join(text[0].split()) == "compiling a round rounds blocks in all memory condition"
+    assert [line.split("  ")[-1] for line in text[1:3]] == ["operation=add", "operation=mul"]
+    assert text[-1].startswith("about ")
+    found = json.loads(say(capsys, "run", "small.py", "--estimate", "--json"))
+    assert [group["rounds"] for group in found["groups"]] == [5, 5]
+    assert found["seconds"] == pytest.approx(sum(group["seconds"] for group in found["groups"]))
+    assert [file.name for file in here.iterdir()] == ["small.py"]
+
+
 def test_options_reach_the_study(here: Path, capsys) -> None:
     argv = "run --scale smoke small.py --learning_rate=1e-2 --weight-decay 1,0.5 --operation add --bias false"
     found = json.loads(say(capsys, *argv.split(), "--cap", "1e3", "--seeds", "2", "--first-seed", "7", "--json"))

@@ -278,6 +278,8 @@ def _run(command: Command, tokens: list[str]) -> int:
     if "record" in found:
         recorded.refuse(ready, scale)
     as_json = "json" in found
+    if "estimate" in found:
+        return _estimate(ready, target, as_json)
     try:
         run = running.run(
             ready,
@@ -298,6 +300,47 @@ def _run(command: Command, tokens: list[str]) -> int:
         if place:
             print(f"recorded {place}")
     return 0
+
+
+def _estimate(study: Any, target: str, as_json: bool) -> int:
+    """A line a group as soon as its first steps are done, then the sum."""
+    from unseen.atlas import catalogue
+    from unseen.lab.estimate import estimate
+
+    groups, heads = [], ("compiling", "a round", "rounds", "blocks", "in all", "memory", "condition")
+    if not as_json:
+        print(_bold("".join(f"{head:11}" for head in heads[:-1]) + heads[-1]))
+    try:
+        for group in estimate(study):
+            groups.append(group)
+            if not as_json:
+                cells = (
+                    _duration(group.compiling),
+                    _duration(group.round) if group.rounds else "",
+                    str(group.rounds),
+                    f"{group.blocks} of {group.members}",
+                    _duration(group.seconds),
+                    f"{group.bytes / 2**30:.1f} GiB" if group.bytes else "",
+                )
+                print("".join(f"{cell:11}" for cell in cells) + group.label, flush=True)
+    except ModuleNotFoundError as error:
+        raise catalogue.missing_package(error, target) from error
+    except MemoryError as error:
+        raise UserError(f"{error} Take a smaller size.") from error
+    seconds = sum(group.seconds for group in groups)
+    if as_json:
+        found = [{**dataclasses.asdict(group), "seconds": group.seconds} for group in groups]
+        print(json.dumps(_plain({"key": study.key, "seconds": seconds, "groups": found}), indent=2))
+    else:
+        print(f"about {_duration(seconds)} on one device of this machine; devices side by side share it")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2f} s"
 
 
 def _target(tokens: Sequence[str], options: Iterable[Option]) -> str | None:
@@ -513,7 +556,9 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, tuple):
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str | int) or value is None:
         return value
@@ -792,6 +837,7 @@ COMMANDS: Mapping[str, Command] = {
             Option("workers", "N", "processes; 1 runs in this one, with a JAX device a core", "1"),
             Option("on", "ray[=ADDRESS]", "send the work to a Ray cluster"),
             Option("fresh", "", "start again instead of resuming or returning what is there"),
+            Option("estimate", "", "run the first steps of every group only, and say what the whole would take"),
             _JSON,
             Option(
                 "record",
@@ -802,6 +848,7 @@ COMMANDS: Mapping[str, Command] = {
         (
             ("unseen run grokking", "a few minutes on a laptop"),
             ("unseen run grokking --scale smoke", "seconds, to see that it works"),
+            ("unseen run grokking --scale paper --estimate", "what would that take here?"),
             ("unseen run grokking --seeds 32 --first-seed 200", "more seeds, other ones"),
             ("unseen run grokking --weight-decay 0,0.3,1", "three values of one condition"),
             ("unseen run my_study.py --out /tmp/mine", "a study of your own"),

@@ -16,7 +16,8 @@ from unseen.lab.errors import UserError
 from unseen.lab.learner import Learner
 
 Condition = Mapping[str, Any]
-OPTIONS = {"scale", "out", "workers", "on", "fresh", "quiet", "json", "record"}  # of `unseen.run` and the command line
+# of `unseen.run` and the command line
+OPTIONS = {"scale", "out", "workers", "on", "fresh", "quiet", "json", "record", "estimate"}
 SELECTORS = {"method", "tolerance", "drop"}  # arguments of xarray's `sel`, so no dimension may have their name
 
 
