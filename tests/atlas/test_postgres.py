@@ -41,6 +41,16 @@ def test_it_is_one_setting(pg, server, monkeypatch):
     again.close()
 
 
+def test_a_commit_of_anybody_is_another_state(pg, server):
+    first = pg.state()
+    assert pg.state() == first
+    other = Store(server)
+    with other.write() as run:
+        run("INSERT INTO meta(name, value) VALUES ('theirs', '1') ON CONFLICT (name) DO UPDATE SET value = '2'")
+    other.close()
+    assert pg.state() != first
+
+
 def test_words_and_meaning_find_papers(pg):
     missed = [
         key

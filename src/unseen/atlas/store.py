@@ -13,7 +13,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,6 +98,10 @@ class Dialect(Protocol):
 
     def finish(self, connection: Any, commit: bool) -> None:
         """End it."""
+        ...
+
+    def state(self, connection: Any) -> Hashable:
+        """Something that is another after another connection has committed."""
         ...
 
     def has_schema(self, connection: Any) -> bool:
@@ -197,6 +201,10 @@ class Sqlite:
         """End it."""
         if connection.in_transaction:
             connection.execute("COMMIT" if commit else "ROLLBACK")
+
+    def state(self, connection: Any) -> Hashable:
+        """The connection's own counter of what others committed."""
+        return connection.execute("PRAGMA data_version").fetchone()[0]
 
     def has_schema(self, connection: Any) -> bool:
         """Whether `meta` exists."""
@@ -359,6 +367,10 @@ class Postgres:
         if not connection.closed:
             connection.execute("COMMIT" if commit else "ROLLBACK")
 
+    def state(self, connection: Any) -> Hashable:
+        """Which transactions are visible."""
+        return self.run(connection, "SELECT pg_current_snapshot()::text AS seen", ())[0]["seen"]
+
     def has_schema(self, connection: Any) -> bool:
         """Whether `meta` exists."""
         return bool(self.run(connection, "SELECT 1 AS there WHERE to_regclass('meta') IS NOT NULL", ()))
@@ -482,6 +494,7 @@ class Store:
         self._local = threading.local()
         self._opened: list[Any] = []
         self._lock = threading.Lock()
+        self._watching: Any = None
         self._migrate()
 
     def _connection(self) -> Any:
@@ -510,6 +523,14 @@ class Store:
         """Rows of a query, with `?` for values."""
         with self._explained():
             return self.dialect.run(self._connection(), sql, values)
+
+    def state(self) -> Hashable:
+        """Something that is another after any commit, of this process or of another one; cheap to ask for."""
+        with self._explained(), self._lock:
+            if self._watching is None or getattr(self._watching, "closed", False):
+                self._watching = self.dialect.connect()  # of its own: a connection does not notice what it commits
+                self._opened.append(self._watching)
+            return self.dialect.state(self._watching)
 
     @contextlib.contextmanager
     def write(self, hurried: bool = False) -> Iterator[Run]:
@@ -546,6 +567,7 @@ class Store:
                 with contextlib.suppress(Exception):
                     connection.close()
             self._opened.clear()
+            self._watching = None
         self._local = threading.local()
 
     @contextlib.contextmanager

@@ -15,8 +15,9 @@ import functools
 import json
 import logging
 import os
+import secrets
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape as escape_xml
@@ -37,6 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import unseen
 from unseen.atlas import catalogue, embedding, follow, search, shown, text
+from unseen.atlas.kept import Kept
 from unseen.atlas.openapi import document
 from unseen.atlas.store import Sqlite, Store, StoreError
 from unseen.atlas.tokens import DAY, Tokens
@@ -48,6 +50,7 @@ from unseen.lab.table import MARKS
 HERE = Path(__file__).parent
 PAGE_SIZE = 20
 LARGEST_FORM = 16_384  # bytes
+LONGEST_KEPT = 1_000  # characters of an address whose answer is kept
 FORM_FOR = 12 * 3600.0  # seconds for which a form may be sent
 MOST_VOTES = 200  # a day, from one network address
 FEED_SIZE = 50
@@ -95,6 +98,16 @@ class Site:
         """For forms."""
         return Tokens(self.store)
 
+    @functools.cached_property
+    def kept(self) -> Kept[Response]:
+        """Answers, with `no_token` where a reader's own token comes."""
+        return Kept()
+
+    @functools.cached_property
+    def no_token(self) -> str:
+        """Stands for the token of a form; no text from elsewhere can hold it."""
+        return secrets.token_hex(16)
+
     def reader(self, request: Request) -> str:
         """The reader's network address."""
         forwarded = request.headers.get("x-forwarded-for", "").split(",")[-1].strip() if self.trust_proxy else ""
@@ -115,15 +128,15 @@ def application(site: Site) -> ASGIApp:
     """The ASGI application of an atlas."""
     routes = []
     for path, view in PAGES.items():
-        routes.append(Route(path, _endpoint(site, view), name=view.__name__))
+        routes.append(Route(path, _endpoint(site, view, "{token}" not in path), name=view.__name__))
         if path != "/" and "{" not in path:
             routes.append(Route(f"{path}.json", _endpoint(site, view)))
     routes += [
         Route("/index.json", _endpoint(site, _home)),
         Route("/search.atom", _in_thread(site, _feed)),
         Route("/openapi.json", _in_thread(site, lambda site, request: JSONResponse(document(site.base)))),
-        Route("/health", _in_thread(site, _health)),
-        Route("/papers/{key}/figure.png", _in_thread(site, _figure)),
+        Route("/health", _in_thread(site, _health, keeps=False)),
+        Route("/papers/{key}/figure.png", _in_thread(site, _figure, keeps=False)),
         Route("/papers/{key}/vote", _form(site, _vote), methods=["POST"]),
         Route("/follow", _form(site, _follow), methods=["POST"]),
         Route("/confirm/{token}", _form(site, _confirmed), methods=["POST"]),
@@ -182,16 +195,46 @@ def serve(site: Site, host: str, port: int) -> None:
 # How an answer is made -------------------------------------------------------------------------------------
 
 
-def _endpoint(site: Site, view: View) -> Callable[[Request], Any]:
-    return _in_thread(site, lambda site, request: _answer(site, request, view(site, request)))
+def _endpoint(site: Site, view: View, keeps: bool = True) -> Callable[[Request], Any]:
+    def make(site: Site, request: Request) -> Response:
+        return _answer(site, request, view(site, request), lambda: site.no_token)
+
+    return _in_thread(site, make, keeps)
 
 
-def _in_thread(site: Site, make: Callable[[Site, Request], Response]) -> Callable[[Request], Any]:
+def _in_thread(site: Site, make: Callable[[Site, Request], Response], keeps: bool = True) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
-        await _embedded(request)
-        return await run_in_threadpool(make, site, request)
+        asked = (request.url.path, request.url.query, wants_json(request))
+        is_kept = keeps and len(asked[0]) + len(asked[1]) <= LONGEST_KEPT
+        if not is_kept or asked not in site.kept:
+            await _embedded(request)
+        made = await run_in_threadpool(_kept_or_made, site, request, make, asked if is_kept else None)
+        return _with_token(site, request, made)
 
     return answer
+
+
+def _kept_or_made(
+    site: Site, request: Request, make: Callable[[Site, Request], Response], asked: Hashable | None
+) -> Response:
+    """The answer of an earlier time if the database is what it was then."""
+    if asked is None:
+        return make(site, request)
+    state = site.store.state()
+    found = site.kept.get(asked, state)
+    if found is None:
+        found = make(site, request)
+        site.kept.put(asked, state, found, len(found.body))
+    return found
+
+
+def _with_token(site: Site, request: Request, made: Response) -> Response:
+    """The answer with this reader's token in its forms."""
+    empty = site.no_token.encode()
+    if isinstance(made, FileResponse) or empty not in made.body:
+        return made
+    body = bytes(made.body).replace(empty, site.form_token(request).encode())
+    return HTMLResponse(body, made.status_code)
 
 
 def _form(site: Site, view: Callable[[Site, Request, Mapping[str, str]], Page]) -> Callable[[Request], Any]:
@@ -205,15 +248,17 @@ def _form(site: Site, view: Callable[[Site, Request, Mapping[str, str]], Page]) 
             urllib.parse.parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=50)
         )
         # Among other threads than those that read: what writes may wait for another process that does.
-        return await asyncio.to_thread(lambda: _answer(site, request, view(site, request, fields)))
+        return await asyncio.to_thread(
+            lambda: _answer(site, request, view(site, request, fields), lambda: site.form_token(request))
+        )
 
     return answer
 
 
-def _answer(site: Site, request: Request, page: Page) -> Response:
+def _answer(site: Site, request: Request, page: Page, token: Callable[[], str]) -> Response:
     if wants_json(request):
         return Response(_json(page.data), page.status, media_type="application/json")
-    return HTMLResponse(_render(site, request, page), page.status)
+    return HTMLResponse(_render(site, request, page, token), page.status)
 
 
 def _json(data: Any) -> bytes:
@@ -226,7 +271,7 @@ def wants_json(request: Request) -> bool:
     return request.url.path.endswith(".json") or ("application/json" in accept and "text/html" not in accept)
 
 
-def _render(site: Site, request: Request, page: Page) -> str:
+def _render(site: Site, request: Request, page: Page, token: Callable[[], str]) -> str:
     filters = {name: request.query_params.get(name, "") for name in search.FILTERS}
     return (
         _templates()
@@ -237,7 +282,7 @@ def _render(site: Site, request: Request, page: Page) -> str:
             path=request.url.path,
             asked=text.clean(request.query_params.get("q", ""), text.LONGEST_QUERY),
             asked_filters={name: text.clean(value, 200) for name, value in filters.items()},
-            form_token=functools.partial(site.form_token, request),
+            form_token=token,
             version=unseen.__version__,
         )
     )
@@ -313,7 +358,7 @@ def _failed(site: Site, request: Request, error: Exception) -> Response:
     if wants_json(request):
         return JSONResponse({"error": said}, status, headers)
     page = Page("message.html.jinja", {"title": str(status), "said": said}, status=status)
-    return HTMLResponse(_render(site, request, page), status, headers)
+    return HTMLResponse(_render(site, request, page, lambda: site.form_token(request)), status, headers)
 
 
 class _Headers:
