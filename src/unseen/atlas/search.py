@@ -1,9 +1,9 @@
 """Search: words and meaning together, over the catalogue and what was imported.
 
-Two scores are made and added. One is BM25 over titles, questions, summaries, claims and components (SQLite's FTS5), in
-parts of the best one's; one is the cosine of sentence embeddings, with a weight (Bruch et al., 2023: a convex
-combination of scores finds better than a fusion of ranks, and has one number to tune). A word that nothing contains is
-replaced by the nearest that something does.
+Two scores are made and added. One is BM25 over titles, questions, summaries, claims and components (SQLite's FTS5), the
+root of its share of the best one's: a paper with half of the words is more than half as good. One is the cosine of
+sentence embeddings, with a weight (Bruch et al., 2023: a convex combination of scores finds better than a fusion of
+ranks). A word that nothing contains is replaced by the nearest that something does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILTERS = ("family", "kind", "world", "axis", "verdict", "year", "origin")
 VERDICTS = ("supported", "refuted", "inconclusive", "none")
 MOST_RESULTS = 100  # on one page
 DEPTH = 200  # of each ranking
-MEANING_WEIGHT = 2.5  # chosen on the tuning questions of benchmarks.retrieval
+WORDS_POWER, MEANING_WEIGHT = 0.5, 1.25  # chosen on the tuning questions of benchmarks.retrieval
 LEAST_COSINE = 0.15  # below it a text is about something else
 LEAST_SHARE = 0.4  # of the best cosine: what is much farther than the nearest is not found by meaning
 RELATED = 0.35  # from that cosine on an imported paper is shown beside one of the catalogue
@@ -522,7 +522,7 @@ def _joined(lexical: Sequence[tuple[int, float]], near: Sequence[tuple[int, floa
     highest = max((score for _, score in lexical), default=0.0)
     found = {document: MEANING_WEIGHT * cosine for document, cosine in near if cosine >= least}
     for document, score in lexical:
-        found[document] = score / max(highest, 1e-9) + MEANING_WEIGHT * cosines.get(document, farthest)
+        found[document] = (score / max(highest, 1e-9)) ** WORDS_POWER + MEANING_WEIGHT * cosines.get(document, farthest)
     return found
 
 
