@@ -146,7 +146,7 @@ def measure(tiny: bool) -> Result:
             "behind by 0.024 [-0.055, 0.008], and so was replaced by what the tuning questions favour. With the plain "
             "share of BM25 and a weight of 2.5, chosen by nDCG alone, recall on the questions held out was BM25's "
             "(0.875 and 0.879); power and weight are now those with which the tuning questions' nDCG and recall are "
-            "best together (`--tune`). So the questions held out have been looked at for three rankers, and chose none.",
+            "best together (`--tune`). The questions held out have been looked at for three rankers, and chose none.",
         ),
         ("scikit-learn", "onnxruntime"),
     )
