@@ -45,7 +45,7 @@ class Carl(Study):
 
     What came out: all three claims stay inconclusive. The spread between PPO runs is as large as the effects at
     five seeds: visible minus hidden is -0.03 [-0.19, 0.12] although the exact tabular gap is there (0.023 of the
-    return range) and the control shows that a context that must be known is used (return 413 against 172). Over
+    return range) and the control shows that a context that must be known is used (return 446 against 236). Over
     these ranges one cautious policy serves nearly all contexts, so there is little to gain from seeing them. The
     loss outside the training region (0.10) falls short of its bound by a hair; nearly all of it is the shell
     (0.18), hardly any the held-out combinations (0.03).
