@@ -254,6 +254,8 @@ def test_an_implemented_study_loads(key: str) -> None:
     assert study.key == key
     assert set(catalogue.registered(study)) == {claim.id for claim in catalogue.paper(key).claims}
     assert len(catalogue.study_version(key)) == 12
+    for scale in ("smoke", "laptop", "paper"):  # their sizes must fit each other
+        study.at_scale(scale)
 
 
 def test_a_paper_without_a_study() -> None:

@@ -30,6 +30,8 @@ class Grokking:
     """One line."""
     width: int = 128  # help
     fraction: float = 0.0
+    smoke = dict(width=8)
+    paper = dict(width=512)
 
     def learner(self):
         """Doc."""
@@ -67,7 +69,7 @@ def edit(file: Path, old: str, new: str) -> None:
         (STUDY, "128", "129"),
         (STUDY, "128", "128.0"),
         (STUDY, "0.0", "None"),
-        (STUDY, "fraction", "share"),
+        (STUDY, "    fraction", "    share"),
         ("worlds/algorithms/modular.py", "31", "37"),
         ("models/mlp.py", "pass", "x = 1"),  # imported inside a function, through a relative re-export
         ("methods/decay.py", "0.5", "0.25"),  # used as an attribute of the package
@@ -99,6 +101,8 @@ def test_changes_with_the_code(house: Path, file: str, old: str, new: str) -> No
         ("methods/sam.py", "return x", "return -x"),
         ("models/__init__.py", "16", "17"),
         ("lab/__init__.py", "return 1", "return 2"),
+        (STUDY, "dict(width=8)", "dict(width=4, fraction=1.0)"),
+        (STUDY, "    paper = dict(width=512)\n", ""),
     ],
 )
 def test_stays_with_everything_else(house: Path, file: str, old: str, new: str) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 # What runs and shows a study does not belong to what the study computes.
 _OUTSIDE = ("lab", "cli", "atlas")
 _LAYOUT = {"ctx", "kind", "type_comment", "type_ignores"}
+# The sizes of other scales: settings are part of a run's id and record anyway.
+_SCALES = {"smoke", "paper"}
 
 
 def source_version(path: Path, package_root: Path | None = None) -> str:
@@ -19,7 +21,7 @@ def source_version(path: Path, package_root: Path | None = None) -> str:
 
     Hashed are the study's file and the modules of the package that it imports, and those that they
     import, except `unseen.lab`, `unseen.cli` and `unseen.atlas`. Docstrings, comments and formatting do not
-    count, nor does the Python version. A name that a package's `__init__.py` re-exports leads to the one
+    count, nor do a study's sizes at other scales (`smoke`, `paper`), nor the Python version. A name that a package's `__init__.py` re-exports leads to the one
     module that defines it, so a new world beside the one that a study uses leaves the version as it is.
     Nothing is imported: the files are only parsed.
 
@@ -64,6 +66,8 @@ def canonical(node: ast.AST) -> str:
             continue
         if isinstance(value, list):
             kept = [item for item in value if not _is_docstring(item)]
+            if isinstance(node, ast.ClassDef) and name == "body":
+                kept = [item for item in kept if not _is_scale(item)]
             said = "[" + ",".join(canonical(v) if isinstance(v, ast.AST) else repr(v) for v in kept) + "]"
         else:
             said = canonical(value) if isinstance(value, ast.AST) else repr(value)
@@ -74,6 +78,12 @@ def canonical(node: ast.AST) -> str:
 def _is_docstring(node: object) -> bool:
     """A statement that is nothing but a string has no effect wherever it stands."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_scale(node: object) -> bool:
+    """`smoke = dict(...)` or `paper = dict(...)` in a class."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else None
+    return isinstance(target, ast.Name) and target.id in _SCALES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ class ExactInductiveBias(Study):
         network=("mlp1", "conv"),
         dimension=(1, 4, 8),
     )
-    paper = dict(examples=1_000, members=1_000, width=512, updates=20_000)
+    paper = dict(examples=800, members=1_000, width=512, updates=20_000)
 
     def check(self) -> None:
         unknown = [name for name in self.network if name not in (*DEPTHS, "conv")]

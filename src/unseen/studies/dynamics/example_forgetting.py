@@ -62,7 +62,9 @@ class ExampleForgetting(Study):
 
     varies = dict(architecture=("mlp", "conv"))
     smoke = dict(training=64, width=8, channels=2, batch=16, epochs=3, runs=2, retrained=1, removed=(0.3,), seeds=2)
-    paper = dict(images="mnist", training=4_000, width=512, channels=64, batch=64, epochs=200, runs=5, retrained=5)
+    paper = dict(
+        images="mnist", training=4_000, width=512, channels=64, batch=64, epochs=200, runs=5, retrained=5, evaluations=4
+    )
     watch = ("full_accuracy",)
 
     def check(self) -> None:
