@@ -12,6 +12,7 @@ from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
+from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyHead, grid_disagreement
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
 from unseen.learners.successor_features import SuccessorFeatures
@@ -34,6 +35,7 @@ __all__ = [
     "OfflineTD",
     "OutcomeBC",
     "PolicyCollectionElimination",
+    "ProjectionEnsemble",
     "QLearner",
     "QNetwork",
     "QState",
@@ -44,6 +46,7 @@ __all__ = [
     "TabularQ",
     "Transition",
     "TypeBelief",
+    "UncertaintyHead",
     "UngrokkingProtocol",
     "alignment_loss",
     "average_return_policy",
@@ -54,6 +57,7 @@ __all__ = [
     "demonstrate",
     "distil",
     "ensemble",
+    "grid_disagreement",
     "info_nce",
     "language_modelling",
     "per_task_regret",
