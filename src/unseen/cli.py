@@ -511,6 +511,8 @@ def _report(command: Command, tokens: list[str]) -> int:
 
 def _worlds(command: Command, tokens: list[str]) -> int:
     found = _only_options(tokens, command, "worlds")
+    if "pictures" in found:
+        return _pictures(Path(found["pictures"]))
     from unseen.atlas.worlds import worlds
 
     listed = worlds()
@@ -522,6 +524,25 @@ def _worlds(command: Command, tokens: list[str]) -> int:
         print(f"{_bold(world['name'])}  from {world['module']}")
         print(_fill(world["summary"], width, "  ", "  "))
         print(_fill(f"axes: {world['axes']}", width, "  ", "    "))
+    return 0
+
+
+def _pictures(folder: Path) -> int:
+    """A contact sheet of each world, as PNG."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--pictures takes a directory to write to, got {folder} ({error.strerror}).") from None
+    try:
+        from unseen.worlds.control.sheets import SHEETS, sheet
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "unseen":
+            raise
+        raise UserError(f"The pictures need {error.name}: pip install 'unseen[control]'") from None
+    for name, rows in SHEETS.items():
+        file = folder / f"{name}.png"
+        sheet(rows()).savefig(file, dpi=80)
+        print(file, flush=True)
     return 0
 
 
@@ -941,5 +962,11 @@ COMMANDS: Mapping[str, Command] = {
         (Option("text", "FILE", "text to measure neural collapse on, UTF-8; without it, spectra only"), _JSON),
         (("unseen collapse ./my-model --text notes.txt", "a Hugging Face directory; nothing is downloaded"),),
     ),
-    "worlds": Command(_worlds, "list the worlds, each with its axes of variation", "", (_JSON,)),
+    "worlds": Command(
+        _worlds,
+        "list the worlds, each with its axes of variation",
+        "",
+        (_JSON, Option("pictures", "DIR", "draw a contact sheet of each control world, its axes dialled")),
+        (("unseen worlds --pictures sheets", "a PNG a world, two minutes in all"),),
+    ),
 }

@@ -72,6 +72,13 @@ def test_a_paper_shows_claims_with_forest_plot_command_and_figure(client):
     assert len(data["similar"]) == 6 and "grokking" not in {p["key"] for p in data["similar"]}
 
 
+def test_a_world_shows_its_contact_sheets_and_no_other_files(client):
+    assert '<img src="/worlds/control/Maze.png"' in client.get("/worlds/control").text
+    assert client.get("/worlds/control/Maze.png").content.startswith(b"\x89PNG")
+    for path in ("/worlds/control/Nothing.png", "/worlds/%2e%2e/Maze.png", "/worlds/control/..%2f..%2fresults%2fx.png"):
+        assert client.get(path).status_code == 404
+
+
 def test_what_a_paper_adds_leads_to_its_reference(client):
     added = client.get("/papers/grokfast.json").json()["components"]
     links = [component["reference"] for component in added if component["reference"]]

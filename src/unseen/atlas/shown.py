@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from unseen.atlas.worlds import public_name, public_names, worlds
 from unseen.lab.claims import ClaimText, Verdict
 from unseen.lab.errors import UserError
 
+SHEETS = Path(__file__).with_name("sheets")
 VOTE_HALF_LIFE = 3 * 86_400.0  # seconds
 VERDICT_HALF_LIFE = 14 * 86_400.0
 VERDICT_WEIGHT = 0.5
@@ -158,7 +160,14 @@ def world(store: Store, name: str) -> dict[str, Any] | None:
     if found is None:
         return None
     papers = cards(store, [key for key, entry in catalogue.papers().items() if entry.world == name])
-    return {"world": found, "papers": papers, "sheet": [card for card in papers if card["figure"]]}
+    sheets = sorted(file.stem for file in (SHEETS / name).glob("*.png"))
+    return {"world": found, "papers": papers, "pictures": sheets, "sheet": [card for card in papers if card["figure"]]}
+
+
+def sheet_file(package: str, name: str) -> Path | None:
+    """The contact sheet of a world, None if there is none (`unseen worlds --pictures` draws them)."""
+    known = {file.stem: file for file in SHEETS.glob(f"{package}/*.png")} if package.isidentifier() else {}
+    return known.get(name)
 
 
 def verdicts(store: Store) -> dict[str, Any]:

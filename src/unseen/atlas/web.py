@@ -137,6 +137,7 @@ def application(site: Site) -> ASGIApp:
         Route("/openapi.json", _in_thread(site, lambda site, request: JSONResponse(document(site.base)))),
         Route("/health", _in_thread(site, _health, keeps=False)),
         Route("/papers/{key}/figure.png", _in_thread(site, _figure, keeps=False)),
+        Route("/worlds/{key}/{name}.png", _in_thread(site, _sheet, keeps=False)),
         Route("/papers/{key}/vote", _form(site, _vote), methods=["POST"]),
         Route("/follow", _form(site, _follow), methods=["POST"]),
         Route("/confirm/{token}", _form(site, _confirmed), methods=["POST"]),
@@ -511,6 +512,13 @@ def _health(site: Site, request: Request) -> Response:
 
 def _figure(site: Site, request: Request) -> Response:
     file = shown.figure_file(_key(request))
+    if file is None:
+        raise HTTPException(404)
+    return FileResponse(file, media_type="image/png", headers={"cache-control": "max-age=600"})
+
+
+def _sheet(site: Site, request: Request) -> Response:
+    file = shown.sheet_file(_key(request), str(request.path_params["name"]))
     if file is None:
         raise HTTPException(404)
     return FileResponse(file, media_type="image/png", headers={"cache-control": "max-age=600"})
