@@ -75,6 +75,7 @@ _ON_DEMAND = {
     "xminigrid_levels": ("XMiniGridLevels", "XMiniGridParams", "XMiniGridState"),
     "pixels": ("PixelControl", "Visuals", "visuals"),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
+    "limb_removal": ("limb_sets",),
 }
 
 
