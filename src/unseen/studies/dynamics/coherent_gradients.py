@@ -68,8 +68,8 @@ class CoherentGradients(Study):
     smoke = dict(training=30, width=8, steps=60, compare_at=60, winsorised_parts=10, seeds=2, winsorised_seeds=2)
     paper = dict(
         images="mnist",
-        training=3_900,
-        width=1_024,
+        training=1_500,  # a member keeps several copies of 1,500 gradients of 400,000 numbers: 2.4 GB each
+        width=512,
         steps=20_000,
         compare_at=20_000,
         every=100,
