@@ -15,7 +15,6 @@ def fewer_resamples(monkeypatch):
 @pytest.fixture(autouse=True, scope="module")
 def quick_to_compile() -> Iterator[None]:
     """Smoke runs compile for half a minute and compute for seconds: XLA's optimizations do not pay here."""
-    before = jax.config.jax_disable_most_optimizations  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
