@@ -15,12 +15,14 @@ from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyHead, grid_disagreement
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
+from unseen.learners.sgqn import SGQN
 from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
+    "SGQN",
     "UCBVI",
     "BranchChoice",
     "BranchGame",

@@ -109,6 +109,7 @@ from unseen.measures.place_fields import place_field_skew
 from unseen.measures.randomised_auc import binary_auc, randomised_auc
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
+from unseen.measures.saliency import attribution, attribution_mask, guided, most_salient, saliency_mass
 from unseen.measures.scaling import scaling_slope
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
@@ -139,6 +140,8 @@ __all__ = [
     "XorPhase",
     "action_values",
     "advani_saxe_curve",
+    "attribution",
+    "attribution_mask",
     "augmentation_concentration",
     "average_return_gradient",
     "bandit_regret",
@@ -178,6 +181,7 @@ __all__ = [
     "forward_transfer",
     "frozen_error",
     "frozen_subspace",
+    "guided",
     "hyperspherical_energy",
     "hypothesis_weight",
     "inductive_bias_complexity",
@@ -193,6 +197,7 @@ __all__ = [
     "merge_states",
     "merger_pairs",
     "minimised",
+    "most_salient",
     "nearest_neighbours",
     "noise_covariance",
     "noise_spectrum",
@@ -220,6 +225,7 @@ __all__ = [
     "residual_dependence",
     "return_range",
     "router_pathways",
+    "saliency_mass",
     "scaling_slope",
     "squared_loss_trace",
     "state_spread",

@@ -35,6 +35,7 @@ from unseen.methods.merging import (
     task_arithmetic,
 )
 from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
+from unseen.methods.overlay import RandomOverlay
 from unseen.methods.pgd import PGDAttack
 from unseen.methods.population_diversity import (
     BanditState,
@@ -117,6 +118,7 @@ __all__ = [
     "PGDAttack",
     "PrioritisedReplay",
     "QuantileHead",
+    "RandomOverlay",
     "Regime",
     "SGLDState",
     "TemporalAugmentation",

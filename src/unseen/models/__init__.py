@@ -23,6 +23,7 @@ from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
 from unseen.models.relu_student import ReluStudent
+from unseen.models.saliency_encoder import SaliencyEncoder
 from unseen.models.sparse_moe import SparseMoE
 from unseen.models.string_tree import StreamingRNN, TreeReader
 from unseen.models.tiny_lm import TinyLM
@@ -57,6 +58,7 @@ __all__ = [
     "QuadraticMLP",
     "Recurrent",
     "ReluStudent",
+    "SaliencyEncoder",
     "SparseMoE",
     "StackRNN",
     "StreamingRNN",

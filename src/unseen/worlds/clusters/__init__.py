@@ -16,6 +16,7 @@ from unseen.worlds.clusters.graded_features import (
 )
 from unseen.worlds.clusters.labelled import LabelledImages
 from unseen.worlds.clusters.multitask_bandit import MultitaskBandit, random_maps
+from unseen.worlds.clusters.photographs import photographs
 from unseen.worlds.clusters.shapes import ShapeScenes
 from unseen.worlds.clusters.teacher import (
     Lesson,
@@ -61,6 +62,7 @@ __all__ = [
     "expected_losses",
     "marchenko_pastur",
     "marchenko_pastur_density",
+    "photographs",
     "random_maps",
     "span_basis",
 ]

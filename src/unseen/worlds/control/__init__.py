@@ -74,6 +74,7 @@ _ON_DEMAND = {
     ),
     "xminigrid_levels": ("XMiniGridLevels", "XMiniGridParams", "XMiniGridState"),
     "pixels": ("PixelControl", "Visuals", "visuals"),
+    "discrete_pixels": ("DiscretePixels",),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
     "limb_removal": ("limb_sets",),
 }
