@@ -3,6 +3,14 @@
 from unseen.methods.again import AGAIN, AGAINState, Classroom, Expert
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
+from unseen.methods.cognitive_graph import (
+    BehaviorSearch,
+    CognitiveGraph,
+    HarmonicCode,
+    HebbianEdges,
+    SearchResult,
+    momentum_walk,
+)
 from unseen.methods.curriculum import (
     ALPGMM,
     DomainRandomisation,
@@ -90,9 +98,11 @@ __all__ = [
     "Axis",
     "BanditState",
     "BehaviorEmbedding",
+    "BehaviorSearch",
     "CategoricalHead",
     "ClaimMap",
     "Classroom",
+    "CognitiveGraph",
     "CrossRiskHeldOut",
     "DissipativeLoss",
     "Distribution",
@@ -108,7 +118,9 @@ __all__ = [
     "GaussianMixture",
     "GrokfastEMA",
     "GrokfastMA",
+    "HarmonicCode",
     "Head",
+    "HebbianEdges",
     "HeldOut",
     "LabelNoiseSGD",
     "LevelCurriculum",
@@ -121,6 +133,7 @@ __all__ = [
     "RandomOverlay",
     "Regime",
     "SGLDState",
+    "SearchResult",
     "TemporalAugmentation",
     "ThompsonWeight",
     "TwoStageZeroShot",
@@ -152,6 +165,7 @@ __all__ = [
     "memorising_flat_solution",
     "mixture",
     "mixture_modulus",
+    "momentum_walk",
     "positive_value_loss",
     "project_categorical",
     "project_quantile",
