@@ -65,3 +65,14 @@ def test_shuffling_moves_every_token_and_nothing_else(tokens, policies):
     np.testing.assert_allclose(
         shuffled(tokens[1]), policy(jnp.zeros((6, 14)).at[where].set(tokens[1]))[where], atol=1e-5
     )
+
+
+def test_a_smaller_output_layer_only_acts_less(tokens, policies):
+    key = jax.random.key(2)
+    quiet = (
+        AnyMorphPolicy(width=16, output_scale=0.01, key=key),
+        GraphDescribedPolicy(16, output_scale=0.01, key=key),
+        PaddedMLP(width=16, output_scale=0.01, key=key),
+    )
+    for small, usual in zip(quiet, policies, strict=True):
+        np.testing.assert_allclose(small(tokens), 0.01 * usual(tokens), atol=1e-6)

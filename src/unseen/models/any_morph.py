@@ -103,7 +103,16 @@ class SensorsToActuators(eqx.Module):
     last: eqx.nn.LayerNorm
     head: eqx.nn.Linear
 
-    def __init__(self, identity: int, width: int = 32, *, blocks: int = 1, heads: int = 2, key: PRNGKeyArray):
+    def __init__(
+        self,
+        identity: int,
+        width: int = 32,
+        *,
+        blocks: int = 1,
+        heads: int = 2,
+        output_scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
         value, sensor, start, head, *keys = jax.random.split(key, 4 + 2 * blocks)
         self.value = eqx.nn.Linear(1 + 2 * FREQUENCIES, width, key=value)
         self.sensor = eqx.nn.Linear(identity, width, use_bias=False, key=sensor)
@@ -111,7 +120,7 @@ class SensorsToActuators(eqx.Module):
         self.encoder = tuple(LookBlock(width, heads, key=k) for k in keys[:blocks])
         self.decoder = tuple(LookBlock(width, heads, key=k) for k in keys[blocks:])
         self.norm, self.last = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
-        self.head = eqx.nn.Linear(width, 1, key=head)
+        self.head = _scaled(eqx.nn.Linear(width, 1, key=head), output_scale)
 
     def __call__(
         self,
@@ -134,6 +143,11 @@ class SensorsToActuators(eqx.Module):
         return _linear(self.head, _normalise(self.last, y))[..., 0]
 
 
+def _scaled(layer: eqx.nn.Linear, scale: float) -> eqx.nn.Linear:
+    """Smaller first weights: an untrained policy that hardly acts."""
+    return jax.tree.map(lambda x: scale * x, layer)
+
+
 def _sensors(tokens: Array) -> tuple[Array, Array, Array, Array]:
     """Values and presence of all sensors, mask of joints, descriptions."""
     mask, own, shared, description = split_tokens(tokens)
@@ -145,7 +159,8 @@ class AnyMorphPolicy(eqx.Module):
     """Acts without being told how the body is built: every sensor and actuator has a learned token, and what the
     body is follows from which are there.
 
-    Source: Trabucco et al. (2022), section 4: sensor encoder and actuator decoder, values as sines.
+    Source: Trabucco et al. (2022), section 4: sensor encoder and actuator decoder, values as sines. The official code
+        starts the output layer near zero (within 0.003): `output_scale` shrinks its first weights.
 
     Attributes:
         tokens: of all sensors and actuators.
@@ -155,10 +170,12 @@ class AnyMorphPolicy(eqx.Module):
     tokens: MorphologyTokens
     network: SensorsToActuators
 
-    def __init__(self, joints: int = 6, width: int = 32, *, blocks: int = 1, key: PRNGKeyArray):
+    def __init__(
+        self, joints: int = 6, width: int = 32, *, blocks: int = 1, output_scale: float = 1.0, key: PRNGKeyArray
+    ):
         tokens, network = jax.random.split(key)
         self.tokens = MorphologyTokens(joints, width, key=tokens)
-        self.network = SensorsToActuators(width, width, blocks=blocks, key=network)
+        self.network = SensorsToActuators(width, width, blocks=blocks, output_scale=output_scale, key=network)
 
     def __call__(self, tokens: Float[Array, "*batch joints numbers"]) -> Float[Array, "*batch joints"]:
         """Actions; 0 for joints that are not there. Of the observation only the senses are read, not the body plan."""
@@ -186,11 +203,13 @@ class GraphDescribedPolicy(eqx.Module):
     network: SensorsToActuators
     columns: int = eqx.field(static=True)
 
-    def __init__(self, width: int = 32, *, columns: int = 5, blocks: int = 1, key: PRNGKeyArray):
+    def __init__(
+        self, width: int = 32, *, columns: int = 5, blocks: int = 1, output_scale: float = 1.0, key: PRNGKeyArray
+    ):
         describe, shared, network = jax.random.split(key, 3)
         self.describe = eqx.nn.Linear(columns, 2 * width, key=describe)
         self.shared_sensors = jax.random.normal(shared, (SHARED, width))
-        self.network = SensorsToActuators(width, width, blocks=blocks, key=network)
+        self.network = SensorsToActuators(width, width, blocks=blocks, output_scale=output_scale, key=network)
         self.columns = columns
 
     def __call__(self, tokens: Float[Array, "*batch joints numbers"]) -> Float[Array, "*batch joints"]:
@@ -210,12 +229,12 @@ class PaddedMLP(eqx.Module):
 
     layers: tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear]
 
-    def __init__(self, joints: int = 6, width: int = 128, *, key: PRNGKeyArray):
+    def __init__(self, joints: int = 6, width: int = 128, *, output_scale: float = 1.0, key: PRNGKeyArray):
         a, b, c = jax.random.split(key, 3)
         self.layers = (
             eqx.nn.Linear(2 * joints + SHARED, width, key=a),
             eqx.nn.Linear(width, width, key=b),
-            eqx.nn.Linear(width, joints, key=c),
+            _scaled(eqx.nn.Linear(width, joints, key=c), output_scale),
         )
 
     def __call__(self, tokens: Float[Array, "*batch joints numbers"]) -> Float[Array, "*batch joints"]:
