@@ -16,6 +16,7 @@ from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyH
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
 from unseen.learners.sgqn import SGQN
+from unseen.learners.skill_ppo import Episodes, SkillAgent, SkillPPO, SkillState
 from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
@@ -26,6 +27,7 @@ __all__ = [
     "UCBVI",
     "BranchChoice",
     "BranchGame",
+    "Episodes",
     "FiniteGFUCB",
     "GaussianBelief",
     "GoalObservation",
@@ -43,6 +45,9 @@ __all__ = [
     "QState",
     "Replay",
     "Rows",
+    "SkillAgent",
+    "SkillPPO",
+    "SkillState",
     "SuccessorFeatures",
     "SuccessorRepresentation",
     "TabularQ",

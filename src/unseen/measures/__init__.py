@@ -106,6 +106,7 @@ from unseen.measures.per_example_gradients import (
     per_example_gradients,
 )
 from unseen.measures.place_fields import place_field_skew
+from unseen.measures.predicates import predicate_profile
 from unseen.measures.randomised_auc import binary_auc, randomised_auc
 from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, nearest_neighbours
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
@@ -216,6 +217,7 @@ __all__ = [
     "pomdp_difficulty",
     "positive_distance",
     "posterior_predictive",
+    "predicate_profile",
     "prompt_bias",
     "prune_by_forgetting",
     "random_moments",

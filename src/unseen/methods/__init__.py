@@ -11,6 +11,7 @@ from unseen.methods.cognitive_graph import (
     SearchResult,
     momentum_walk,
 )
+from unseen.methods.curiosity import CuriosityReward, CuriosityState, Steps
 from unseen.methods.curriculum import (
     ALPGMM,
     DomainRandomisation,
@@ -45,6 +46,7 @@ from unseen.methods.merging import (
 from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
 from unseen.methods.overlay import RandomOverlay
 from unseen.methods.pgd import PGDAttack
+from unseen.methods.policy_gradient import advantages, clipped_loss
 from unseen.methods.population_diversity import (
     BanditState,
     BehaviorEmbedding,
@@ -71,6 +73,7 @@ from unseen.methods.robust_gradients import (
     winsorized_mean,
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
+from unseen.methods.skills import SkillScheduler, SnapshotStore
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.value_heads import (
     CategoricalHead,
@@ -104,6 +107,8 @@ __all__ = [
     "Classroom",
     "CognitiveGraph",
     "CrossRiskHeldOut",
+    "CuriosityReward",
+    "CuriosityState",
     "DissipativeLoss",
     "Distribution",
     "DomainRandomisation",
@@ -134,12 +139,16 @@ __all__ = [
     "Regime",
     "SGLDState",
     "SearchResult",
+    "SkillScheduler",
+    "SnapshotStore",
+    "Steps",
     "TemporalAugmentation",
     "ThompsonWeight",
     "TwoStageZeroShot",
     "Unshifted",
     "ValueHead",
     "activation_gram",
+    "advantages",
     "algorithmic_regret",
     "alpha_stable",
     "amplify_fast",
@@ -148,6 +157,7 @@ __all__ = [
     "categorical_projection",
     "centred_ranks",
     "claim_over_multiverse",
+    "clipped_loss",
     "contraction_ratio",
     "distributional_bellman",
     "fisher_diagonal",

@@ -29,6 +29,7 @@ from unseen.models.string_tree import StreamingRNN, TreeReader
 from unseen.models.tiny_lm import TinyLM
 from unseen.models.toy_addition import ToyAdditionNet
 from unseen.models.transformer import Transformer
+from unseen.models.world_model import BetaVAE, ForwardModel, InverseModel, LatentDynamics, Segment, WorldModel
 from unseen.models.xor_nets import TwoLayerFixedReadout, XorNets
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "AnyMorphPolicy",
     "BatchNormMLP",
     "Batched",
+    "BetaVAE",
     "BooleanNets",
     "CategoricalPolicy",
     "ChoiceMLP",
@@ -45,11 +47,14 @@ __all__ = [
     "DecisionTransformer",
     "EmbeddingMLP",
     "FeatureNet",
+    "ForwardModel",
     "GaussianPolicy",
     "GhostBatchNorm",
     "GoalConditionedCounter",
     "GraphDescribedPolicy",
+    "InverseModel",
     "JointAttentionPolicy",
+    "LatentDynamics",
     "MatrixConvNet",
     "MorphologyTokens",
     "PaddedMLP",
@@ -59,6 +64,7 @@ __all__ = [
     "Recurrent",
     "ReluStudent",
     "SaliencyEncoder",
+    "Segment",
     "SparseMoE",
     "StackRNN",
     "StreamingRNN",
@@ -69,6 +75,7 @@ __all__ = [
     "Transformer",
     "TreeReader",
     "TwoLayerFixedReadout",
+    "WorldModel",
     "XorNets",
     "layer_inputs",
     "settle",

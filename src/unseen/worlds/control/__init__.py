@@ -51,6 +51,7 @@ __all__ = [
 # The gymnax worlds need the extra `control`, the others do not: these are imported when they are asked for.
 _ON_DEMAND = {
     "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
+    "coordinate_levels": ("PLAYROOM_EVENTS", "CoordinateLevels", "playroom_events"),
     "continuous_maze": ("ContinuousMaze", "MazeLevel", "MazeParams", "MazeState", "maze_keys"),
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
     "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
