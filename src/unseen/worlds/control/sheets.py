@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from unseen.lab import figures
 from unseen.worlds.control import swimmer
 from unseen.worlds.control.context import ContextCartPole, ContextMDP, ContextPendulum, Region
+from unseen.worlds.control.continuous_maze import ContinuousMaze, MazeLevel
 from unseen.worlds.control.embodiments import find_gaits, random_swimmers
 from unseen.worlds.control.gaits import Bodies
 from unseen.worlds.control.grid_levels import (
@@ -280,6 +282,44 @@ def point_maze() -> list[Row]:
         Row("wind", [(f"{x:g}, {y:g}", draw(four, wind=(x, y))) for x, y in winds]),
         Row("gain", [(f"{x:g}", draw(four, gain=x)) for x in (0.25, 0.5, 1.0, 1.5, 2.0)]),
         Row("angle", [(f"{x:g}°", draw(four, angle=float(np.deg2rad(x)))) for x in (0, 20, 40, 60, 80)]),
+    ]
+
+
+def continuous_maze() -> list[Row]:
+    """`ContinuousMaze`: layout, cells, loops, radius (of the drawn disc), apart, and a passage that closes."""
+
+    def drawn(ax: Axes, world: ContinuousMaze, level: MazeLevel) -> None:
+        walls = np.asarray(level.walls)
+        for row, column in np.argwhere(walls):
+            if (row + column) % 2:  # a wall; where both are even is a wall's end
+                along = np.array([-0.5, 0.5])
+                x, y = (column / 2 + along, [row / 2] * 2) if column % 2 else ([column / 2] * 2, row / 2 + along)
+                ax.plot(x, y, color="black", lw=1.2)
+        ax.add_patch(Circle(tuple(np.asarray(level.start, float)), world.radius, color=BLUE))
+        ax.plot(*np.asarray(level.goal), "*", color=GREEN, ms=9)
+        ax.set(xlim=(-0.1, world.cells + 0.1), ylim=(world.cells + 0.1, -0.1), aspect="equal")
+
+    def draw(key: int = 0, shut: bool = False, **dialled: Any) -> Draw:
+        def on(ax: Axes) -> None:
+            world = ContinuousMaze(**dialled)
+            level = world.level(jax.random.key(key))
+            if shut:
+                walls = np.asarray(level.walls)
+                inner = [(j, i) for j, i in np.argwhere(~walls) if (j + i) % 2]
+                row, column = (int(x) for x in inner[len(inner) // 2])
+                level = world.close(level, row, column)
+                ax.plot(column / 2, row / 2, "o", mfc="none", mec=ORANGE, ms=14)
+            drawn(ax, world, level)
+
+        return on
+
+    return [
+        Row("layout", [(f"key {i}", draw(i)) for i in range(5)]),
+        Row("cells", [(f"{n}", draw(cells=n, apart=n / 2)) for n in (4, 6, 8, 12, 16)]),
+        Row("loops", [(f"{x:g}", draw(loops=x)) for x in (0.0, 0.15, 0.3, 0.6, 1.0)]),
+        Row("radius", [(f"{x:g}", draw(radius=x)) for x in (0.16, 0.2, 0.25, 0.3, 0.35)]),
+        Row("apart", [(f"{x:g}", draw(apart=x)) for x in (1.0, 2.0, 4.0, 6.0, 7.0)]),
+        Row("passage", [("open", draw()), ("closed", draw(shut=True))]),
     ]
 
 
@@ -597,6 +637,7 @@ SHEETS: dict[str, Callable[[], list[Row]]] = {
     "TwoPlayerGoals": two_player_goals,
     "XMiniGridLevels": xminigrid_levels,
     "PointMaze": point_maze,
+    "ContinuousMaze": continuous_maze,
     "ContextPendulum": context_pendulum,
     "ContextCartPole": context_cart_pole,
     "Visuals": pixel_control,
