@@ -42,6 +42,14 @@ class AnyMorph(Study):
     distillation was needed. What training needed in pilots (seed 0): means without bounds, a learning rate that falls,
     and an output layer that starts near zero, as in the official code: with the usual first weights the tokens reached
     0.7 of the reference on training bodies and then collapsed; now they exceed it.
+
+    What came out: shuffling the tokens stops every body (1.18 of the reference, then -0.06), so they do carry the body
+    plan. Tokens beat the description by 0.19 [-0.02, 0.40] on unseen bodies, inconclusive: six bodies are nearly a tie
+    and two small ones, which the described policy does not move at all, make most of the difference; four seeds
+    cannot tell. The claim against the plain network is refuted: it swims at 1.12 on unseen bodies, tokens at 1.03.
+    A slot of the padded senses is as good a name of a link as a token, seven links and one sensor a joint leave little
+    for attention to sort out, and 16 of 57 combinations cover pairs of links well. On the paper's bodies, with tens
+    of sensors a limb, padding has more to lose.
     """
 
     bodies: int = 24  # subsets of the links
