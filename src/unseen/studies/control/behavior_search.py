@@ -34,7 +34,10 @@ class SystematicSearch(Study):
     sampling. All meet the same mazes, at most 4000 steps each. In the last part a passage that the body used is closed,
     such that a way remains; the search goes on with its old graph or with a new one.
 
-    The paper's text was not at hand: the search follows its abstract and the catalogue; the numbers are ours.
+    The paper's text was not at hand: the search follows its abstract and the catalogue; the numbers are ours. The
+    wavelengths were set before any run; PPO's settings are the best of three in a pilot (seeds below 10), in which it
+    went from no maze solved after 80 thousand steps to two thirds after a million. The paper's scale has 16 x 16 mazes
+    only.
 
     What came out: the search solves every one of the 144 mazes, at the median in 2.2 times the shortest way, in a tenth
     of the random walk's steps (which solves half of them); PPO solves 46% of mazes that it was not trained on. Without
