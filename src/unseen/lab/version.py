@@ -21,8 +21,9 @@ def source_version(path: Path, package_root: Path | None = None) -> str:
 
     Hashed are the study's file and the modules of the package that it imports, and those that they
     import, except `unseen.lab`, `unseen.cli` and `unseen.atlas`. Docstrings, comments and formatting do not
-    count, nor do a study's sizes at other scales (`smoke`, `paper`), nor the Python version. A name that a package's `__init__.py` re-exports leads to the one
-    module that defines it, so a new world beside the one that a study uses leaves the version as it is.
+    count, nor do a study's sizes at other scales (`smoke`, `paper`), nor the Python version. A name that a
+    package's `__init__.py` re-exports leads to the one module that defines it, so a new world beside the one
+    that a study uses leaves the version as it is.
     Nothing is imported: the files are only parsed.
 
     Args:
