@@ -112,6 +112,7 @@ from unseen.measures.readouts import LinearProbe, NearestCentre, linear_probe, n
 from unseen.measures.residual_dependence import prompt_bias, residual_dependence
 from unseen.measures.saliency import attribution, attribution_mask, guided, most_salient, saliency_mass
 from unseen.measures.scaling import scaling_slope
+from unseen.measures.schedule_index import schedule_index
 from unseen.measures.stability import CoupledRuns, coupled_stability
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.world_model import extract_transitions, extraction_bound, failure_rate, switching_point
@@ -229,6 +230,7 @@ __all__ = [
     "router_pathways",
     "saliency_mass",
     "scaling_slope",
+    "schedule_index",
     "squared_loss_trace",
     "state_spread",
     "success_rate",

@@ -32,6 +32,15 @@ from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
+from unseen.methods.learned_objective import (
+    LPG,
+    LPO,
+    lifetime_inputs,
+    lpg_loss,
+    ppo_clip_drift,
+    surrogate_weight,
+    truncated_meta_gradient,
+)
 from unseen.methods.memorization import MAT, CrossRiskHeldOut, HeldOut, Unshifted, logit_shift
 from unseen.methods.merging import (
     activation_gram,
@@ -91,6 +100,8 @@ from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
 __all__ = [
     "AGAIN",
     "ALPGMM",
+    "LPG",
+    "LPO",
     "MAT",
     "SAM",
     "SGLD",
@@ -167,8 +178,10 @@ __all__ = [
     "isotropic_alpha_stable",
     "l1_value_loss",
     "label_preservation",
+    "lifetime_inputs",
     "log_volume",
     "logit_shift",
+    "lpg_loss",
     "mean_distance",
     "median_of_three",
     "median_of_three_gradient",
@@ -177,6 +190,7 @@ __all__ = [
     "mixture_modulus",
     "momentum_walk",
     "positive_value_loss",
+    "ppo_clip_drift",
     "project_categorical",
     "project_quantile",
     "projection_mixture_operator",
@@ -189,8 +203,10 @@ __all__ = [
     "sqrt_lr_scaling",
     "standardised",
     "supervised_average",
+    "surrogate_weight",
     "task_arithmetic",
     "true_regret",
+    "truncated_meta_gradient",
     "wasserstein1",
     "winsorized_gradient",
     "winsorized_mean",

@@ -76,6 +76,7 @@ _ON_DEMAND = {
     ),
     "xminigrid_levels": ("XMiniGridLevels", "XMiniGridParams", "XMiniGridState"),
     "pixels": ("PixelControl", "Visuals", "visuals"),
+    "compiled_levels": ("CompiledLevel",),
     "discrete_pixels": ("DiscretePixels",),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
     "limb_removal": ("limb_sets",),
