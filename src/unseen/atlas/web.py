@@ -188,8 +188,9 @@ def serve(site: Site, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         raise UserError(f"--host {host} --port {port} cannot be listened on ({error}).") from None
     config = uvicorn.Config(
-        application(site), host, port, log_level="warning", proxy_headers=False, server_header=False, access_log=False
-    )
+        application(site), host, port, log_level="warning", proxy_headers=False, server_header=False, access_log=False,
+        timeout_keep_alive=75,  # seconds; after uvicorn's 5 a reader's next request often meets a closed connection
+    )  # fmt: skip
     uvicorn.Server(config).run()
 
 
