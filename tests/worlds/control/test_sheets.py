@@ -17,7 +17,7 @@ def test_every_world_of_the_family_has_a_sheet_that_comes_with_the_atlas() -> No
     assert {file.stem for file in (shown.SHEETS / "control").glob("*.png")} == set(SHEETS)
 
 
-@pytest.mark.parametrize("name", ["Playroom", "ChangingTask", "TabularMDPs"])
+@pytest.mark.parametrize("name", ["Playroom", "ChangingTask"])
 def test_a_row_is_an_axis(name: str) -> None:
     rows = SHEETS[name]()
     figure = sheet(rows)
