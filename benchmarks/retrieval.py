@@ -104,7 +104,7 @@ def tune(asked: Sequence[tuple[str, dict[str, int]]]) -> None:
             )
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float] | np.ndarray) -> str:
     """Mean with its 95% interval."""
     from unseen.lab.statistics import mean_interval
 
@@ -124,15 +124,15 @@ def measure(tiny: bool) -> Result:
     rows = []
     found = rankers()
     for half, some in sets.items():
-        scores: dict[str, list[float]] = {}
-        shares: dict[str, list[float]] = {}
+        scores: dict[str, list[list[float]]] = {}
         for name, ranker in found.items():
-            rankings = [ranker(question) for question, _ in some]
-            scores[name] = [ndcg(ranking, grades) for ranking, (_, grades) in zip(rankings, some, strict=True)]
-            recalls = [recall(ranking, grades) for ranking, (_, grades) in zip(rankings, some, strict=True)]
-            shares[name] = recalls
-            ahead = [interval(np.subtract(x["hybrid"], x[name])) if name != "hybrid" else "" for x in (scores, shares)]
-            rows.append([f"{name}, {half} ({len(some)})", interval(scores[name]), interval(recalls), *ahead])
+            rankings = [(ranker(question), grades) for question, grades in some]
+            both = scores[name] = [[score(*pair) for pair in rankings] for score in (ndcg, recall)]
+            ahead = [
+                "" if name == "hybrid" else interval(np.subtract(hybrid, own))
+                for hybrid, own in zip(scores["hybrid"], both, strict=True)
+            ]
+            rows.append([f"{name}, {half} ({len(some)})", *map(interval, both), *ahead])
     return Result(
         "retrieval",
         "Finding papers among 207",

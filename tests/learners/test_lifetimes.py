@@ -32,7 +32,8 @@ KEY = jax.random.key(0)
 
 def some_rollout(states=18, walkers=4, time=8) -> Rollout:
     rng = np.random.default_rng(0)
-    state, after = (jnp.asarray(rng.integers(states, size=(walkers, time))) for _ in range(2))
+    visited = jnp.asarray(rng.integers(states, size=(walkers, time + 1)))
+    state, after = visited[:, :-1], visited[:, 1:]
     action = jnp.asarray(rng.integers(4, size=(walkers, time)))
     return Rollout(
         state, action, jnp.asarray(rng.normal(size=(walkers, time)), jnp.float32),

@@ -278,10 +278,10 @@ def _addressed(
     said: Sequence[tuple[str, ...]], compute: Callable[[list[Any]], np.ndarray]
 ) -> list[tuple[str, np.ndarray]]:
     """Address and embedding of each: the one that comes with the project, or else computed."""
-    addressed = {vector_digest(*one): one for one in said}
-    fresh = [address for address in addressed if address not in packed()]
-    made = packed() | dict(zip(fresh, compute([addressed[address] for address in fresh]), strict=True))
-    return [(address, made[address]) for address in (vector_digest(*one) for one in said)]
+    addresses, known = [vector_digest(*one) for one in said], packed()
+    fresh = {address: one for address, one in zip(addresses, said, strict=True) if address not in known}
+    made = dict(zip(fresh, compute(list(fresh.values())), strict=True))
+    return [(address, made[address] if address in made else known[address]) for address in addresses]
 
 
 def _put_vectors(run: Run, store: Store, model: embedding.Embedder, waiting: Sequence[tuple[int, Texts]]) -> None:

@@ -72,7 +72,7 @@ def has_figure(key: str) -> bool:
     return figure_file(key) is not None
 
 
-def figure_file(key: str) -> Any:
+def figure_file(key: str) -> Path | None:
     """The recorded picture of a paper of the catalogue, None if there is none."""
     entry = catalogue.papers().get(key)
     file = recorded.RESULTS / entry.family / f"{entry.key}.png" if entry else None

@@ -511,18 +511,18 @@ def _health(site: Site, request: Request) -> Response:
     return JSONResponse({"status": "ok", "documents": papers, "version": unseen.__version__})
 
 
-def _figure(site: Site, request: Request) -> Response:
-    file = shown.figure_file(_key(request))
+def _picture(file: Path | None) -> Response:
     if file is None:
         raise HTTPException(404)
     return FileResponse(file, media_type="image/png", headers={"cache-control": "max-age=600"})
+
+
+def _figure(site: Site, request: Request) -> Response:
+    return _picture(shown.figure_file(_key(request)))
 
 
 def _sheet(site: Site, request: Request) -> Response:
-    file = shown.sheet_file(_key(request), str(request.path_params["name"]))
-    if file is None:
-        raise HTTPException(404)
-    return FileResponse(file, media_type="image/png", headers={"cache-control": "max-age=600"})
+    return _picture(shown.sheet_file(_key(request), str(request.path_params["name"])))
 
 
 def _feed(site: Site, request: Request) -> Response:

@@ -83,12 +83,10 @@ def _first_of_program(study: Study, block: Block, blocks: int, rounds: int) -> G
 
     programs = Programs(study, block, jax.devices()[:1])
     programs.compile()
-    while programs.bytes > _memory():
+    if programs.bytes > _memory():
         if block.size == 1:
             raise MemoryError(f"One member of {study.key} ({label_of(block)}) does not fit into memory.")
-        block, blocks = block.halves()[0], 2 * blocks
-        programs = Programs(study, block, jax.devices()[:1])
-        programs.compile()
+        return _first_of_program(study, block.halves()[0], 2 * blocks, rounds)
     seeds, traced = programs.inputs([block])
     (arrays, _), starting = _timed(lambda: programs.start(seeds, traced))
     a_round = float("nan")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from unseen.methods import policy_gradient
 from unseen.methods.learned_objective import LPG, lifetime_inputs, ppo_clip_drift, surrogate_weight
 from unseen.worlds.control.compiled_levels import CompiledLevel
 
@@ -50,16 +51,10 @@ class UpdateRule(Protocol):
 def advantages(
     values: Float[Array, " states"], rollout: Rollout, discount: Scalar, trace: Scalar
 ) -> Float[Array, "walkers time"]:
-    """Generalised advantage estimates (Schulman et al., 2016)."""
-    goes_on = 1.0 - rollout.done
-    error = rollout.reward + discount * goes_on * values[rollout.after] - values[rollout.state]
-
-    def back(following: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        now = step[0] + discount * trace * step[1] * following
-        return now, now
-
-    _, estimate = jax.lax.scan(back, jnp.zeros(error.shape[0]), (error.T, goes_on.T), reverse=True)
-    return estimate.T
+    """Generalised advantage estimates (Schulman et al., 2016) of walks: each step begins where the one before it led,
+    or anew after an end."""
+    value, last = values[rollout.state], values[rollout.after[:, -1]]
+    return policy_gradient.advantages(rollout.reward.T, value.T, rollout.done.T, last, discount, trace).T
 
 
 class DriftRule(eqx.Module):

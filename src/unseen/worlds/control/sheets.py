@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -32,7 +33,7 @@ from unseen.worlds.control.grid_levels import (
     Rooms,
     TwoPlayerGoals,
 )
-from unseen.worlds.control.maze import MazeOracle, PointMaze
+from unseen.worlds.control.maze import LAYOUTS, MazeOracle, PointMaze
 from unseen.worlds.control.pixels import PixelControl, visuals
 from unseen.worlds.control.revaluation import four_rooms_changes
 from unseen.worlds.control.skill_grid import SyntheticLearner
@@ -75,7 +76,7 @@ def grid_level(ax: Axes, level: GridLevel) -> None:
     """Walls grey, lava orange, squares players, stars goals, discs objects (filled: they pay, hollow: they cost), and
     K, D, B, T for key, door, box and switch."""
     shown = np.where(np.asarray(level.walls), 1, np.where(np.asarray(level.lava), 2, 0))
-    colours = np.array([_rgb(FLOOR), _rgb(WALL), _rgb("#E69F00")])
+    colours = np.array([to_rgb(FLOOR), to_rgb(WALL), to_rgb("#E69F00")])
     ax.imshow(colours[shown], interpolation="nearest")
     rows, columns = level.size
     mark = 170 / max(rows, columns)
@@ -91,10 +92,6 @@ def grid_level(ax: Axes, level: GridLevel) -> None:
     for letter, cell in zip("KDBT", (level.key, level.door, level.box, level.switch), strict=True):
         if int(cell[0]) >= 0:
             ax.text(int(cell[1]), int(cell[0]), letter, ha="center", va="center", fontsize=max(7, 0.55 * mark))
-
-
-def _rgb(colour: str) -> list[float]:
-    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
 
 
 def _levels(axis: str, kinds: Sequence[tuple[str, Any]], seed: int | None = 0) -> Row:
@@ -245,7 +242,7 @@ def xminigrid_levels() -> list[Row]:
 def _maze(ax: Axes, maze: PointMaze, begin: Any, goal: Any, steps: int = 90) -> None:
     """The way of a controller that knows the maze's walls and believes that actions do what they say."""
     walls = np.asarray(maze.walls)
-    colours = np.array([_rgb(FLOOR), _rgb(WALL)])
+    colours = np.array([to_rgb(FLOOR), to_rgb(WALL)])
     ax.imshow(colours[walls.astype(int)], extent=(0, walls.shape[1], walls.shape[0], 0), interpolation="nearest")
     plain = dataclasses.replace(maze, gain=jnp.ones(()), angle=jnp.zeros(()), wind=jnp.zeros(2))
     oracle, goal = MazeOracle.of(plain), jnp.asarray(goal)
@@ -455,18 +452,17 @@ def _bodies(bodies: Bodies, captions: Sequence[str]) -> list[tuple[str, Draw]]:
     return [(f"{caption}: {float(bodies.distance[i]):.2f}", draw(i)) for i, caption in enumerate(captions)]
 
 
-def _with_gaits(stack: swimmer.Swimmer) -> Bodies:
-    return find_gaits(jax.random.key(1), stack)
-
-
 def embodiments() -> list[Row]:
     """`Embodiments` and `Swimmer`: each body with the best wave that a search finds for it, and how far that swims in
     120 steps, in body lengths; the last two rows change a body under one wave."""
     chain = lambda n: random_swimmers(jax.random.key(0), 1, n, ratios=(2.5, 2.5), inverse=0.0, reverse=0.0)  # noqa: E731
     stack = lambda parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts)  # noqa: E731
-    links = _bodies(_with_gaits(stack([chain(n) for n in (3, 4, 5, 6, 7)])), [f"{n} links" for n in (3, 4, 5, 6, 7)])
+    links = _bodies(
+        find_gaits(jax.random.key(1), stack([chain(n) for n in (3, 4, 5, 6, 7)])),
+        [f"{n} links" for n in (3, 4, 5, 6, 7)],
+    )
     lengths = random_swimmers(jax.random.key(5), 5, 5, ratios=(2.5, 2.5), inverse=0.0, reverse=0.0)
-    whole = _with_gaits(chain(5))
+    whole = find_gaits(jax.random.key(1), chain(5))
     wave = jax.tree.map(lambda x: x[0], whole.experts)
     body = whole.swimmers[0]
 
@@ -481,7 +477,7 @@ def embodiments() -> list[Row]:
     turned = ((), (0,), (1,), (0, 1), (0, 1, 2, 3))
     return [
         Row("links", links),
-        Row("lengths", _bodies(_with_gaits(lengths), [f"draw {i}" for i in range(5)])),
+        Row("lengths", _bodies(find_gaits(jax.random.key(1), lengths), [f"draw {i}" for i in range(5)])),
         Row("drag ratio", [under(f"{x:g}", ratio=jnp.full(swimmer.LINKS, x)) for x in ratios]),
         Row("gears", [under(str(list(t)) if t else "none turned", gear=gears(t)) for t in turned]),
     ]
@@ -573,13 +569,11 @@ def tabular_mdps() -> list[Row]:
 def changing_task() -> list[Row]:
     """`ChangingTask`: four rooms before and after each change; bright cells pay, hollow ones changed."""
     task = four_rooms_changes(jax.random.key(0))
-    from unseen.worlds.control.maze import LAYOUTS
-
     cells, layout = free_cells(LAYOUTS["four-rooms"]), LAYOUTS["four-rooms"].split("\n")
 
     def draw(shown: Any, sites: Any) -> Draw:
         def on(ax: Axes) -> None:
-            picture = np.array([[_rgb(WALL) if mark == "#" else _rgb(FLOOR) for mark in line] for line in layout])
+            picture = np.array([[to_rgb(WALL) if mark == "#" else to_rgb(FLOOR) for mark in line] for line in layout])
             ax.imshow(picture, interpolation="nearest")
             reward = np.asarray(shown.reward).max(1)
             for state in np.flatnonzero(reward > 0):
