@@ -87,3 +87,30 @@ class Short(Study):
 def test_a_coordinate_of_another_length_is_refused():
     with pytest.raises(TypeError, match="has 2 values along 'a', its coordinate 3"):
         gather(Short())
+
+
+class Placeholders(Study):
+    """A state with NaN in its first looks only, from the middle on, or always."""
+
+    seeds: int = 1
+
+    varies = dict(kind=("placeholder", "breaks", "always", "never"))
+
+    def learner(self, kind):
+        nan = {"placeholder": lambda n: n < 4, "breaks": lambda n: n == 4, "always": lambda n: n >= 0,
+               "never": lambda n: n < 0}[kind]  # fmt: skip
+
+        def state(n):
+            return n, jnp.where(nan(n), jnp.nan, 1.0)
+
+        return Learner(
+            init=lambda key: state(jnp.zeros((), int)), advance=lambda s: state(s[0] + 2),
+            measure=lambda s: {"n": s[0]}, steps=6, every=2,
+        )  # fmt: skip
+
+
+def test_what_is_not_yet_a_number_has_not_diverged():
+    found = gather(Placeholders()).diverged.isel(seed=0)
+    assert {str(k): bool(found.sel(kind=k)) for k in found.kind.values} == {
+        "placeholder": False, "breaks": True, "always": True, "never": False,
+    }  # fmt: skip

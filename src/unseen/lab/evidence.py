@@ -19,9 +19,9 @@ def assemble(study: Study, results: Iterable[Result], shapes: Shapes, attrs: Map
     """One dataset from the evidence of all blocks.
 
     Cells of the crossing that were not run are NaN; groups with other step or length grids are joined on the
-    union of their coordinates. `diverged` says which members had a NaN in their state, `stopped_at` the step at
-    which early stopping ended a member (NaN: never). Parts beside the main one have a step dimension of their
-    own, and prefix it and these two with their name.
+    union of their coordinates. `diverged` says which members had a NaN in their state (other than at their first looks
+    only: a placeholder), `stopped_at` the step at which early stopping ended a member (NaN: never). Parts beside the
+    main one have a step dimension of their own, and prefix it and these two with their name.
     """
     results = list(results)
     pieces = [_part(study, p, [r for r in results if r[0].part == p.name], shapes) for p in study.parts.values()]
@@ -103,7 +103,9 @@ def _part(study: Study, p: Part, results: Sequence[Result], shapes: Shapes) -> x
         for row, (seed, traced) in enumerate(block.members):
             cell = {**block.static, **traced}
             at = (*(where[n][cell[n]] for n in names), where["seed"][seed])
-            diverged[at] = bool(arrays[_SERIES + "diverged"][row].any())
+            nan = arrays[_SERIES + "diverged"][row]
+            # Placeholders (the return of an episode before the first has ended) go away by themselves.
+            diverged[at] = bool(nan[int(nan.argmin()) :].any())
             if _SERIES + "done" in arrays:
                 stops = True
                 done = arrays[_SERIES + "done"][row]
