@@ -266,7 +266,7 @@ def lifetime_fitness(
     Fitness for `EvolutionStrategies`: it sees what a step early in life does for the end of it. Evaluate both members
     of an antithetic pair with the same level and key.
 
-    Source: Jackson et al. (2024), section 5 (there a return is sampled).
+    Source: Jackson et al. (2024), meta-training by evolution (there a return is sampled).
     """
     life, _ = lives.whole(rule, level, key, lifetime, 1)
     return lives.value(level, life.tables)

@@ -140,7 +140,7 @@ def attribution_mask(
     Raises:
         UserError: if `quantile` is not from 0 to less than 1.
 
-    Source: Bertoin et al., "Look where you look!" (2022), section 3; the largest channel and guided
+    Source: Bertoin et al., "Look where you look!" (2022), the saliency metric; the largest channel and guided
     backpropagation as in their code.
     """
     return most_salient(attribution(network, image), quantile)

@@ -68,7 +68,7 @@ class CuriosityReward:
         capacity: steps in memory.
         updates, batch_size: gradient steps in one `learn`, and the steps drawn from memory for each.
 
-    Source: Groth et al. (2021), section 3; Pathak et al. (2017) with the observation itself as features.
+    Source: Groth et al. (2021), the curiosity reward; Pathak et al. (2017) with the observation itself as features.
     """
 
     optimizer: optax.GradientTransformation = dataclasses.field(default_factory=lambda: optax.adam(1e-3))

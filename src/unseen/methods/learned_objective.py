@@ -25,7 +25,7 @@ def lifetime_inputs(step: Scalar, lifetime: Scalar, aware: Scalar = 1.0, referen
         aware: 1, or 0 for a blind rule (traceable, so that both run in one program).
         reference: unit of N: log(N / reference) is small where lifetimes are near it.
 
-    Source: Jackson et al., "Discovering temporally-aware reinforcement learning algorithms" (2024), section 4.
+    Source: Jackson et al., "Discovering temporally-aware reinforcement learning algorithms" (2024), the lifetime inputs.
     """
     step, lifetime = jnp.asarray(step, float), jnp.asarray(lifetime, float)
     return aware * jnp.stack([step / lifetime, jnp.log(lifetime / reference)])
@@ -38,7 +38,7 @@ def ppo_clip_drift(
     ratio: Float[Array, "*n"], advantage: Float[Array, "*n"], epsilon: Scalar = 0.2
 ) -> Float[Array, "*n"]:
     """PPO's clipping as a drift: `max(0, (r - clip(r, 1 - epsilon, 1 + epsilon)) A)`, so that `r A` minus the drift is
-    the clipped surrogate of Schulman et al. (2017) (Lu et al. 2022, section 3)."""
+    the clipped surrogate of Schulman et al. (2017) (Lu et al. 2022)."""
     return jax.nn.relu((ratio - jnp.clip(ratio, 1 - epsilon, 1 + epsilon)) * advantage)
 
 
@@ -62,8 +62,7 @@ class LPO(eqx.Module):
         activation: of the first layer.
         xi: keeps the drift off at r = 1.
 
-    Source: Lu et al., "Discovered policy optimisation" (2022), section 4 and appendix; times: Jackson et al. (2024),
-    section 4.
+    Source: Lu et al., "Discovered policy optimisation" (2022), the learned drift; times: Jackson et al. (2024).
     """
 
     first: Float[Array, "times width features"]

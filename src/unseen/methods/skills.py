@@ -65,7 +65,7 @@ class SkillScheduler(eqx.Module):
         allowed: which of the stored policies may be chosen.
         period: steps for which a choice holds.
 
-    Source: Groth et al. (2021), section 5.
+    Source: Groth et al. (2021), reuse of snapshots.
     """
 
     net: eqx.nn.MLP
