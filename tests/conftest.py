@@ -26,3 +26,15 @@ def forget():
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_compile(request):
+    """Most tests compile for seconds and compute for milliseconds: XLA's optimizations do not pay here, unless a
+    module says so: `pytestmark = pytest.mark.optimized`."""
+    import jax
+
+    plain = request.node.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", plain)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -9,6 +9,8 @@ from unseen.learners.average_return import average_return_policy
 from unseen.measures.exact import finite_horizon_evaluation, finite_horizon_optimum
 from unseen.worlds.control.tabular import TabularMDPs
 
+pytestmark = pytest.mark.optimized
+
 
 def mean_return(m, policy, weights):
     chances = jax.nn.one_hot(jnp.asarray(policy), m.reward.shape[2])

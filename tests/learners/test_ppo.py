@@ -13,6 +13,8 @@ from unseen.learners.ppo import _FiveTuple, episode_return, greedy, ppo
 from unseen.worlds.control.context import ContextCartPole, ContextFeature
 from unseen.worlds.control.own import HostContextMDP
 
+pytestmark = pytest.mark.optimized
+
 SETTINGS = dict(num_envs=8, num_steps=32, num_epochs=2, num_minibatches=4, learning_rate=1e-3, normalize_rewards=True)
 
 

@@ -13,6 +13,8 @@ from unseen.measures.exact import value_iteration
 from unseen.methods.value_heads import CategoricalHead, Distribution, QuantileHead, wasserstein1
 from unseen.worlds.control.tabular import TabularMDPs
 
+pytestmark = pytest.mark.optimized
+
 GAMMA = 0.7
 MDP = TabularMDPs.garnet(jax.random.key(0), 1, 5, 3, 2)
 

@@ -12,6 +12,8 @@ from unseen.learners import SkillPPO
 from unseen.methods import CuriosityReward, SnapshotStore
 from unseen.worlds.control import CoordinateLevels, GridLevel
 
+pytestmark = pytest.mark.optimized
+
 UP, RIGHT, DOWN, LEFT = range(4)
 LEVEL = GridLevel.from_text("##########\n#G...S...#\n##########")
 LEVEL = eqx.tree_at(lambda level: level.ends, LEVEL, jnp.zeros(1))

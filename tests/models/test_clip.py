@@ -7,6 +7,8 @@ import pytest
 from unseen.models.clip import TinyCLIP
 from unseen.worlds.clusters.shapes import ShapeScenes
 
+pytestmark = pytest.mark.optimized
+
 EASY = {"style": ("flat",), "texture": ("plain",), "background": ("dark",), "size": ("large",)}
 
 
