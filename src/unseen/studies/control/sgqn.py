@@ -64,11 +64,11 @@ class Sgqn(Study):
     the photograph in an overlay with all updates: at the usual 0.5 the learner with overlay reached 0.53 and SGQN 0.71
     (seeds 0 to 2), at 0.3 they reached 0.68 and 0.66 (seeds 0 and 1), where DQN reached 0.82; 0.3 is used for both.
 
-    What came out: nothing is decided. Under unseen looks SGQN earns 0.18, DQN 0.16, the overlay 0.19, random masks 0.19;
-    no difference is larger than its interval, and the gap of 0.10 that the paper's claim asks for lies outside of it.
-    The likely reason is in the attributions: 0.08 of them falls on what matters, where chance is 0.06, for every learner
-    alike. A network that reads positions from all patches at once has no compact saliency that its own loss could
-    sharpen, so own masks are hardly better than random ones; and all auxiliary losses cost a tenth of the training
+    What came out: nothing is decided. Under unseen looks SGQN earns 0.18, DQN 0.16, the overlay 0.19, random masks
+    0.19; no difference is larger than its interval, and the gap of 0.10 that the paper's claim asks for lies outside of
+    it. The likely reason is in the attributions: 0.08 of them falls on what matters, where chance is 0.06, for every
+    learner alike. A network that reads positions from all patches at once has no compact saliency that its own loss
+    could sharpen, so own masks are no better than random ones; and all auxiliary losses cost a tenth of the training
     return in 4,000 updates. Whether longer training or a deeper convolutional encoder changes this is for `paper`.
     """
 
