@@ -17,13 +17,16 @@ from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, 
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
 from unseen.learners.sgqn import SGQN
 from unseen.learners.skill_ppo import Episodes, SkillAgent, SkillPPO, SkillState
+from unseen.learners.smerl import DIAYN, SMERL, LatentAgent, LatentEpisodes, LatentState
 from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
+    "DIAYN",
     "SGQN",
+    "SMERL",
     "UCBVI",
     "BranchChoice",
     "BranchGame",
@@ -33,6 +36,9 @@ __all__ = [
     "GoalObservation",
     "Hindsight",
     "Interaction",
+    "LatentAgent",
+    "LatentEpisodes",
+    "LatentState",
     "MixupBenchmark",
     "ModelBased",
     "NeuralGFUCB",

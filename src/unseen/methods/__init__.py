@@ -32,6 +32,13 @@ from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
+from unseen.methods.latent_diversity import (
+    Adaptation,
+    best_of_k_adaptation,
+    distinguishability,
+    robustness_set,
+    thresholded_diversity,
+)
 from unseen.methods.learned_objective import (
     LPG,
     LPO,
@@ -106,6 +113,7 @@ __all__ = [
     "SAM",
     "SGLD",
     "AGAINState",
+    "Adaptation",
     "AlphaStableNoise",
     "AlphaStableState",
     "Augment",
@@ -165,11 +173,13 @@ __all__ = [
     "amplify_fast",
     "average",
     "behaviour_kernel",
+    "best_of_k_adaptation",
     "categorical_projection",
     "centred_ranks",
     "claim_over_multiverse",
     "clipped_loss",
     "contraction_ratio",
+    "distinguishability",
     "distributional_bellman",
     "fisher_diagonal",
     "fisher_weighted",
@@ -199,12 +209,14 @@ __all__ = [
     "regime_adaptation",
     "regmean",
     "regmean_plus_plus",
+    "robustness_set",
     "sequential_merge",
     "sqrt_lr_scaling",
     "standardised",
     "supervised_average",
     "surrogate_weight",
     "task_arithmetic",
+    "thresholded_diversity",
     "true_regret",
     "truncated_meta_gradient",
     "wasserstein1",

@@ -80,6 +80,7 @@ _ON_DEMAND = {
     "discrete_pixels": ("DiscretePixels",),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
     "limb_removal": ("limb_sets",),
+    "maze_task": ("MazeTask", "MazeTaskParams", "MazeTaskState", "clears"),
 }
 
 
