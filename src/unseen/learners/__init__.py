@@ -14,6 +14,7 @@ from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
 from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyHead, grid_disagreement
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
+from unseen.learners.remedied_q import RemediedQLearner, RemedySet
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
 from unseen.learners.sgqn import SGQN
 from unseen.learners.skill_ppo import Episodes, SkillAgent, SkillPPO, SkillState
@@ -49,6 +50,8 @@ __all__ = [
     "QLearner",
     "QNetwork",
     "QState",
+    "RemediedQLearner",
+    "RemedySet",
     "Replay",
     "Rows",
     "SkillAgent",

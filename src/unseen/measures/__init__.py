@@ -114,6 +114,7 @@ from unseen.measures.saliency import attribution, attribution_mask, guided, most
 from unseen.measures.scaling import scaling_slope
 from unseen.measures.schedule_index import schedule_index
 from unseen.measures.stability import CoupledRuns, coupled_stability
+from unseen.measures.value_overfitting import matched_gain, remedy_by_shift_matrix, td_errors, td_gap
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.world_model import extract_transitions, extraction_bound, failure_rate, switching_point
 from unseen.measures.xor_phase import XorPhase, xor_cluster_phase
@@ -195,6 +196,7 @@ __all__ = [
     "linear_probe",
     "local_grokking_onset",
     "machine_size",
+    "matched_gain",
     "memorization_score",
     "merge_states",
     "merger_pairs",
@@ -225,6 +227,7 @@ __all__ = [
     "randomised_auc",
     "regret",
     "regret_bound",
+    "remedy_by_shift_matrix",
     "residual_dependence",
     "return_range",
     "router_pathways",
@@ -236,6 +239,8 @@ __all__ = [
     "success_rate",
     "successor_matrix",
     "switching_point",
+    "td_errors",
+    "td_gap",
     "track_weight_distance",
     "unit",
     "value_iteration",
