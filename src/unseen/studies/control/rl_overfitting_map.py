@@ -280,7 +280,7 @@ class RlOverfittingMap(Study):
 
     def figure(self, e: xr.Dataset) -> Any:
         """Heat map of normalised returns, matching cells outlined; beside it returns against the number of levels."""
-        fig, axes = figures.panels(2, 1, width=7.0, height=4.4, sharex=False)
+        fig, axes = figures.panels(1, 2, width=7.0, height=4.2, sharex=False)
         table, (heat, lines) = self.scores(e).mean("seed"), axes.ravel()
         values = table.transpose("remedy", "shift").values
         picture = heat.imshow(values, cmap=figures.SEQUENTIAL, vmin=-0.5, vmax=1.0, aspect="auto")
@@ -289,7 +289,7 @@ class RlOverfittingMap(Study):
             heat.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.4 else "white")
             if MATCHES.get(remedies[i]) == SHIFTS[j]:
                 heat.add_patch(Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, fill=False, ec=figures.COLORS[1], lw=4))
-        names = ["as in training", *(f"other {name}" for name in SHIFTS[1:])]
+        names = ["as in\ntraining", *(f"other\n{name}" for name in SHIFTS[1:])]
         heat.set(xticks=range(len(SHIFTS)), xticklabels=names, yticks=range(len(remedies)), yticklabels=remedies)
         heat.set_title("normalised return; outlined: remedy and shift match")
         heat.grid(False)
