@@ -292,6 +292,7 @@ class RlOverfittingMap(Study):
         names = ["as in\ntraining", *(f"other\n{name}" for name in SHIFTS[1:])]
         heat.set(xticks=range(len(SHIFTS)), xticklabels=names, yticks=range(len(remedies)), yticklabels=remedies)
         heat.set_title("normalised return; outlined: remedy and shift match")
+        heat.tick_params(axis="x", labelsize=11)
         heat.grid(False)
         fig.colorbar(picture, ax=heat)
         if "none" in e.remedy.values:
