@@ -16,6 +16,17 @@ from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyH
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.remedied_q import RemediedQLearner, RemedySet
 from unseen.learners.replay import GoalObservation, Hindsight, Replay, Rows, Transition
+from unseen.learners.rig import (
+    RIG,
+    GoalPractice,
+    Perception,
+    Prior,
+    fit_prior,
+    imagined_goals,
+    latent_reward,
+    pixel_reward,
+    practise,
+)
 from unseen.learners.sgqn import SGQN
 from unseen.learners.skill_ppo import Episodes, SkillAgent, SkillPPO, SkillState
 from unseen.learners.smerl import DIAYN, SMERL, LatentAgent, LatentEpisodes, LatentState
@@ -26,6 +37,7 @@ from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
     "DIAYN",
+    "RIG",
     "SGQN",
     "SMERL",
     "UCBVI",
@@ -35,6 +47,7 @@ __all__ = [
     "FiniteGFUCB",
     "GaussianBelief",
     "GoalObservation",
+    "GoalPractice",
     "Hindsight",
     "Interaction",
     "LatentAgent",
@@ -45,7 +58,9 @@ __all__ = [
     "NeuralGFUCB",
     "OfflineTD",
     "OutcomeBC",
+    "Perception",
     "PolicyCollectionElimination",
+    "Prior",
     "ProjectionEnsemble",
     "QLearner",
     "QNetwork",
@@ -73,10 +88,15 @@ __all__ = [
     "demonstrate",
     "distil",
     "ensemble",
+    "fit_prior",
     "grid_disagreement",
+    "imagined_goals",
     "info_nce",
     "language_modelling",
+    "latent_reward",
     "per_task_regret",
+    "pixel_reward",
+    "practise",
     "q_learning",
     "regret_ratio",
     "revaluation_protocol",

@@ -19,6 +19,7 @@ from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.patch_encoder import PatchEncoder
+from unseen.models.patch_vae import PatchDecoder, PatchVAE
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
 from unseen.models.quadratic import EmbeddingMLP, PairTransformer, QuadraticMLP
 from unseen.models.recurrent import GRU, LSTM, RNN, Recurrent, StackRNN, TapeRNN, update_stack, update_tape
@@ -59,7 +60,9 @@ __all__ = [
     "MorphologyTokens",
     "PaddedMLP",
     "PairTransformer",
+    "PatchDecoder",
     "PatchEncoder",
+    "PatchVAE",
     "QuadraticMLP",
     "Recurrent",
     "ReluStudent",
