@@ -61,6 +61,17 @@ from unseen.methods.merging import (
 )
 from unseen.methods.multiverse import Axis, ClaimMap, ExplorationDesign, GPSurrogate, Multiverse, claim_over_multiverse
 from unseen.methods.overlay import RandomOverlay
+from unseen.methods.pad import (
+    PAD,
+    Deployment,
+    InverseDynamicsTask,
+    Moments,
+    PADPolicy,
+    PADState,
+    RotationTask,
+    SelfSupervisedTask,
+    deploy,
+)
 from unseen.methods.pgd import PGDAttack
 from unseen.methods.policy_gradient import advantages, clipped_loss
 from unseen.methods.population_diversity import (
@@ -110,6 +121,7 @@ __all__ = [
     "LPG",
     "LPO",
     "MAT",
+    "PAD",
     "SAM",
     "SGLD",
     "AGAINState",
@@ -128,6 +140,7 @@ __all__ = [
     "CrossRiskHeldOut",
     "CuriosityReward",
     "CuriosityState",
+    "Deployment",
     "DissipativeLoss",
     "Distribution",
     "DomainRandomisation",
@@ -146,18 +159,24 @@ __all__ = [
     "Head",
     "HebbianEdges",
     "HeldOut",
+    "InverseDynamicsTask",
     "LabelNoiseSGD",
     "LevelCurriculum",
     "LevelPool",
+    "Moments",
     "Multiverse",
     "NoveltySearchES",
+    "PADPolicy",
+    "PADState",
     "PGDAttack",
     "PrioritisedReplay",
     "QuantileHead",
     "RandomOverlay",
     "Regime",
+    "RotationTask",
     "SGLDState",
     "SearchResult",
+    "SelfSupervisedTask",
     "SkillScheduler",
     "SnapshotStore",
     "Steps",
@@ -179,6 +198,7 @@ __all__ = [
     "claim_over_multiverse",
     "clipped_loss",
     "contraction_ratio",
+    "deploy",
     "distinguishability",
     "distributional_bellman",
     "fisher_diagonal",
