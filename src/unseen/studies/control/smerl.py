@@ -46,6 +46,14 @@ class Smerl(Study):
     arenas, the same for both: 0.84, 0.82 and 0.77 with the threshold at 0.01, 0.03 and 0.1; 0.76, 0.84 and 0.81 without
     it at 0.003, 0.01 and 0.03; plain PPO 0.57. Deviations from the paper: PPO for soft actor-critic, and the best
     return is the known one where the paper takes that of a policy trained before.
+
+    What came out: six ways round the straight line, each within the tolerance, are worth much (all three claims
+    supported). The best of six tries reaches 0.84 with SMERL and 0.56 with plain PPO, whose noise helps past the
+    smallest bar only; whatever is not decided by a bar is alike, as feedback meets a wind of up to a fifth of the top
+    speed and nobody a stronger one. A training path foretells which bars are passed (39 of 72 pairs, 37 rightly). The
+    threshold keeps all latents within the tolerance where 78% are without it, and at three times the weight 81% and
+    none. What it does not do here is to help under change: without it latents bend further out, arrive later and pass
+    larger bars, so that the best of six is as good (0.86). Diversity alone never looks for the goal (0.01).
     """
 
     latents: int = 6
@@ -241,7 +249,10 @@ class Smerl(Study):
 
     def figure(self, e: xr.Dataset) -> Any:
         """One seed's paths before and after a bar; returns against its size, all seeds."""
-        fig, (left, middle, right) = figures.panels(3, width=4.4, height=4.2)
+        fig, axes = figures.panels(2, 2, width=4.2, height=3.3)
+        (left, middle), (right, unused) = axes.T
+        unused.remove()
+        right.set_subplotspec(axes[0, 0].get_gridspec()[:, 1])
         named = self.methods(e)
         ours = [pair for pair in named if pair[0] == f"SMERL {self.weight:g}"]
         label, chosen = (ours or named)[0]
@@ -262,7 +273,7 @@ class Smerl(Study):
         for (name, cell), color in zip(shown, figures.COLORS, strict=False):
             figures.curve(right, returns.sel(cell), x="size", label=name, color=color)
         right.set(xlabel="size of the bar", title="best of six tries", ylim=(None, 1.02), xticks=list(SIZES))
-        right.legend(fontsize=10)
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
         return fig
 
 
