@@ -124,6 +124,7 @@ def test_practice_on_imagined_goals_reaches_shown_ones(rig, perception):
     run = rig.practice(perception, total_steps=6_000, every=1_500, lanes=4, epsilon=0.5)
     advance = eqx.filter_jit(run.advance)
 
+    @eqx.filter_jit
     def distance(network):
         def episode(start, goal):
             def step(place, _):
@@ -134,12 +135,12 @@ def test_practice_on_imagined_goals_reaches_shown_ones(rig, perception):
             return jnp.abs(jax.lax.scan(step, start, None, 12)[0] - goal)
 
         cells = jnp.arange(12)
-        return float(jax.vmap(lambda a: jax.vmap(lambda b: episode(a, b))(cells))(cells).mean())
+        return jax.vmap(lambda a: jax.vmap(lambda b: episode(a, b))(cells))(cells).mean()
 
     state = run.init(jax.random.key(1))
-    before, first = distance(state.learning.network), state.replay
+    before, first = float(distance(state.learning.network)), state.replay
     state = advance(state)
-    after = distance(state.learning.network)
+    after = float(distance(state.learning.network))
     assert before > 3 and after < before / 2
     assert float(jnp.abs(state.replay.data.reward).max()) < 20 and int(first.count) == 0
     assert isinstance(state.replay.data.observation, GoalObservation)

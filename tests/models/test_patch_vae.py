@@ -38,7 +38,7 @@ def test_it_learns_images_of_two_numbers():
         change, state = optimizer.update(gradient, state)
         return (eqx.apply_updates(learned, change), state), None
 
-    keys = jax.random.split(jax.random.key(2), 600)
+    keys = jax.random.split(jax.random.key(2), 400)
     (learned, _), _ = jax.jit(lambda c: jax.lax.scan(update, c, keys))((learned, optimizer.init(learned)))
     vae = eqx.combine(learned, rest)
     again = jax.vmap(lambda x: vae.decode(vae.encode(x)[0]))(images)
