@@ -17,6 +17,7 @@ from unseen.learners.lifetimes import (
     horizon_sweep,
     lifetime_fitness,
     pair_ranks,
+    rows,
     sums_by_state,
 )
 from unseen.methods.evolution import EvolutionStrategies
@@ -45,6 +46,16 @@ def test_sums_by_state_are_those_of_a_scatter():
     rng = np.random.default_rng(0)
     state, values = jnp.asarray(rng.integers(21, size=50)), jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
     np.testing.assert_allclose(sums_by_state(state, values, 21), jnp.zeros((21, 3)).at[state].add(values), atol=1e-5)
+
+
+def test_gradient_of_rows_is_that_of_a_lookup():
+    rng = np.random.default_rng(0)
+    state, weight = jnp.asarray(rng.integers(21, size=50)), jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(21, 3)), jnp.float32)
+    assert (rows(table, state) == table[state]).all()
+    slope = jax.grad(lambda table: jnp.sum(weight * jnp.tanh(rows(table, state))))(table)
+    plain = jax.grad(lambda table: jnp.sum(weight * jnp.tanh(table[state])))(table)
+    np.testing.assert_allclose(slope, plain, atol=1e-5)
 
 
 def test_advantages_follow_their_definition():
@@ -86,6 +97,17 @@ def test_drift_rule_climbs_the_clipped_surrogate():
     half = DriftRule(rate=3.0, anneal=1.0, epochs=1).update(tables, seen, 5.0, 10.0).policy - tables.policy
     full = DriftRule(rate=3.0, epochs=1).update(tables, seen, 5.0, 10.0).policy - tables.policy
     np.testing.assert_allclose(2 * half, full, atol=1e-5)
+
+
+def test_far_steps_leave_the_tables_finite():
+    """Actions all but ruled out come back with a ratio beyond the largest float."""
+    rule = DriftRule(lambda ratio, gain, when: 0 * ratio, rate=5000.0, epochs=4)
+    tables = Tables(jnp.zeros((18, 4)), jnp.zeros(18))
+    for n in range(3):
+        seen = some_rollout()
+        tables = rule.update(tables, seen._replace(action=(seen.action + n) % 4), float(n), 3.0)
+    assert float(jnp.abs(tables.policy).max()) > 1000
+    assert all(bool(jnp.isfinite(table).all()) for table in tables)
 
 
 def test_lpg_rule_descends_its_loss():
