@@ -93,6 +93,7 @@ from unseen.methods.projection_mixture import (
     projection_mixture_operator,
     quantile_projection,
 )
+from unseen.methods.proxy_problem import ProxyPlan, ProxyProblem, medoids, proxy_bound
 from unseen.methods.robust_gradients import (
     median_of_three,
     median_of_three_gradient,
@@ -170,6 +171,8 @@ __all__ = [
     "PADState",
     "PGDAttack",
     "PrioritisedReplay",
+    "ProxyPlan",
+    "ProxyProblem",
     "QuantileHead",
     "RandomOverlay",
     "Regime",
@@ -215,6 +218,7 @@ __all__ = [
     "mean_distance",
     "median_of_three",
     "median_of_three_gradient",
+    "medoids",
     "memorising_flat_solution",
     "mixture",
     "mixture_modulus",
@@ -224,6 +228,7 @@ __all__ = [
     "project_categorical",
     "project_quantile",
     "projection_mixture_operator",
+    "proxy_bound",
     "quantile_huber_loss",
     "quantile_projection",
     "regime_adaptation",

@@ -17,6 +17,7 @@ from unseen.models.decision_transformer import DecisionTransformer
 from unseen.models.feature_net import FeatureNet, layer_inputs, torch_layer_inputs
 from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
+from unseen.models.local_field import local_field
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.patch_encoder import PatchEncoder
 from unseen.models.patch_vae import PatchDecoder, PatchVAE
@@ -81,6 +82,7 @@ __all__ = [
     "WorldModel",
     "XorNets",
     "layer_inputs",
+    "local_field",
     "settle",
     "token_shuffle_probe",
     "torch_layer_inputs",
