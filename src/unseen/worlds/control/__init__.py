@@ -90,6 +90,7 @@ _ON_DEMAND = {
     "compiled_levels": ("CompiledLevel",),
     "discrete_pixels": ("DiscretePixels",),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
+    "hand_made": ("hand_made_mazes",),
     "limb_removal": ("limb_sets",),
     "maze_task": ("MazeTask", "MazeTaskParams", "MazeTaskState", "clears"),
 }
