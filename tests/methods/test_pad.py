@@ -68,14 +68,14 @@ def test_copies_move_together_and_by_no_more_than_they_may():
 def test_a_step_of_deployment_is_the_gradient_of_the_task_and_leaves_the_actor():
     net, seen = policy(), moment(KEYS[3])
     adapter = PAD(optimizer=optax.sgd(0.1), batch=1, pixels=0)
-    state, value = adapter.update(adapter.init(net, 2), seen, KEYS[4])
+    state, value = eqx.filter_jit(adapter.update)(adapter.init(net, 2), seen, KEYS[4])
     rows = jax.tree.map(lambda x: x[None], seen)
 
     def loss(pair):
         return pair[1].loss(pair[0], rows, KEYS[4])
 
     assert np.isclose(value, loss((net.encoder, net.task)))
-    gradient = eqx.filter_grad(loss)((net.encoder, net.task))
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))((net.encoder, net.task))
     expected = eqx.apply_updates((net.encoder, net.task), jax.tree.map(lambda g: -0.1 * g, gradient))
     got = (state.policy.encoder, state.policy.task)
     for one, other in zip(*(jax.tree.leaves(eqx.filter(x, eqx.is_array)) for x in (expected, got)), strict=True):
@@ -85,10 +85,10 @@ def test_a_step_of_deployment_is_the_gradient_of_the_task_and_leaves_the_actor()
 
 def test_shuffled_labels_come_from_other_moments():
     adapter = PAD(optimizer=optax.sgd(0.0), batch=1, pixels=0, labels="shuffled", memory=4)
-    state, losses = adapter.init(policy(), 2), []
+    state, losses, update = adapter.init(policy(), 2), [], eqx.filter_jit(adapter.update)
     for i, key in enumerate(jax.random.split(KEYS[0], 12)):
         seen = moment(KEYS[3])._replace(action=jnp.full(2, float(i)))
-        state, value = adapter.update(state, seen, key)
+        state, value = update(state, seen, key)
         guess = policy().task(policy().encoder(seen.before[None]), policy().encoder(seen.after[None]))[0]
         allowed = [float(jnp.square(guess - j).mean()) for j in range(max(0, i - 3), i + 1)]
         assert np.isclose(allowed, value, rtol=1e-4).any()
