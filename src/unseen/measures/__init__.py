@@ -89,6 +89,7 @@ from unseen.measures.neural_collapse import (
     decisions_agree,
     random_moments,
 )
+from unseen.measures.normalised_percentiles import normalised_by_best, normalised_percentiles
 from unseen.measures.normalized_score import normalized_score, success_rate
 from unseen.measures.overtraining import advani_saxe_curve, frozen_error, frozen_subspace, overtraining_penalty
 from unseen.measures.parallelograms import (
@@ -206,6 +207,8 @@ __all__ = [
     "noise_covariance",
     "noise_spectrum",
     "normalised_return",
+    "normalised_by_best",
+    "normalised_percentiles",
     "normalized_score",
     "null_diversity",
     "overtraining_penalty",

@@ -102,6 +102,7 @@ from unseen.methods.robust_gradients import (
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
 from unseen.methods.skills import SkillScheduler, SnapshotStore
+from unseen.methods.task_filter import DynamicTaskFilter
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.value_heads import (
     CategoricalHead,
@@ -147,6 +148,7 @@ __all__ = [
     "DomainRandomisation",
     "DvD",
     "DynamicFiltering",
+    "DynamicTaskFilter",
     "ESState",
     "EvolutionStrategies",
     "Expert",

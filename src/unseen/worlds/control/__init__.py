@@ -56,6 +56,7 @@ _ON_DEMAND = {
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
     "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
     "trials": ("Trials",),
+    "goal_games": ("GoalFormula", "GoalGame", "TwoPlayerGoalGrid"),
     "grid_levels": (
         "GridLevel",
         "GridLevels",
