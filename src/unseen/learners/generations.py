@@ -102,8 +102,8 @@ class Generations:
         epochs, minibatches: of the learning.
         width: of the networks.
 
-    Source: Open-Ended Learning Team (2021), section 4, with PPO for their V-MPO, no recurrence, and a population of
-    one.
+    Source: Open-Ended Learning Team (2021), open-ended learning, with PPO for their V-MPO, no recurrence, and a
+    population of one.
 
     Raises:
         UserError: if the steps do not split into equal minibatches.

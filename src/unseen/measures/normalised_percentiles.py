@@ -32,7 +32,7 @@ def normalised_percentiles(
         score: returns, 0 or more.
         best: the best known in each task; by default the best of all runs given.
 
-    Source: Open-Ended Learning Team (2021), section 3 (normalised percentiles), with the best score of any run where
+    Source: Open-Ended Learning Team (2021), normalised percentiles, with the best score of any run where
     they have an equilibrium value of a pool of policies.
     """
     normalised = normalised_by_best(score, best)

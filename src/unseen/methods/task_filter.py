@@ -25,7 +25,7 @@ class DynamicTaskFilter(eqx.Module):
         good: an episode with a return of at least this counts as solved.
         solved: share of the policy's episodes; if as many are solved, so is the task.
 
-    Source: Open-Ended Learning Team (2021), section 4.2 (dynamic task generation): three thresholds on probabilities
+    Source: Open-Ended Learning Team (2021), dynamic task generation: three thresholds on probabilities
     that episodes of the agent and of the control policy exceed others; there they are tuned by population-based
     training, here they are fixed.
     """

@@ -40,6 +40,15 @@ class OpenEndedPlay(Study):
     something), four seeds, networks of 64, one-hot offsets to what the goal is about instead of whole planes, 128 test
     games. The steps of the filter's control players are not counted: nobody learns from them. `paper` is this grid,
     larger, with as many steps; xminigrid's rules, memory and a population of learners are not in it.
+
+    What came out: the universe makes 0.88 of the held-out games pay something, eight games 0.53, less than random
+    players (0.62). The filter lifts the 20th percentile from 0.40 to 0.56 of the best. A second generation does not: it
+    relearns in half of the steps and ends where uniform sampling does (the dip in the figure). Fine-tuning takes the
+    four hard games from 0.07 to 0.98 in 61 thousand steps, scratch comes to 0.59. `participation` misses its 0.90 by
+    two games of 128: each of the four seeds scored in exactly 114, a coincidence that makes the interval over seeds a
+    point and the verdict firmer than it should be, since another set of games would move the share by some 0.03. That
+    co-players of a test may be opponents who move, while games are known to be winnable with a still one only, is the
+    likely reason for the rest.
     """
 
     side: int = 9  # rows and columns of the grid, border included

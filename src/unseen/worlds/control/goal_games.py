@@ -36,7 +36,7 @@ class GoalFormula(eqx.Module):
         negated: whether the relation must not hold.
         used: whether there is a predicate.
 
-    Source: Open-Ended Learning Team (2021), section 2.1 (goals).
+    Source: Open-Ended Learning Team (2021), goals of XLand.
     """
 
     relation: Int[Array, "*goals options predicates"]
@@ -131,7 +131,7 @@ class TwoPlayerGoalGrid:
         alone, either: shares of goals with one predicate and with two options; the others are conjunctions.
         about_player: share of second predicates about the other player.
 
-    Source: Open-Ended Learning Team (2021), sections 2 and 3, on a grid.
+    Source: Open-Ended Learning Team (2021), the universe of XLand, on a grid.
     """
 
     side: int = 9
