@@ -115,6 +115,7 @@ from unseen.measures.saliency import attribution, attribution_mask, guided, most
 from unseen.measures.scaling import scaling_slope
 from unseen.measures.schedule_index import schedule_index
 from unseen.measures.stability import CoupledRuns, coupled_stability
+from unseen.measures.success import success_matrix
 from unseen.measures.value_overfitting import matched_gain, remedy_by_shift_matrix, td_errors, td_gap
 from unseen.measures.weight_distance import track_weight_distance, weight_distance
 from unseen.measures.world_model import extract_transitions, extraction_bound, failure_rate, switching_point
@@ -206,9 +207,9 @@ __all__ = [
     "nearest_neighbours",
     "noise_covariance",
     "noise_spectrum",
-    "normalised_return",
     "normalised_by_best",
     "normalised_percentiles",
+    "normalised_return",
     "normalized_score",
     "null_diversity",
     "overtraining_penalty",
@@ -239,6 +240,7 @@ __all__ = [
     "schedule_index",
     "squared_loss_trace",
     "state_spread",
+    "success_matrix",
     "success_rate",
     "successor_matrix",
     "switching_point",

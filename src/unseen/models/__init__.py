@@ -19,6 +19,7 @@ from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.local_field import local_field
 from unseen.models.matrix_conv import MatrixConvNet
+from unseen.models.multi_task import MultiTaskPolicy
 from unseen.models.patch_encoder import PatchEncoder
 from unseen.models.patch_vae import PatchDecoder, PatchVAE
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
@@ -59,6 +60,7 @@ __all__ = [
     "LatentDynamics",
     "MatrixConvNet",
     "MorphologyTokens",
+    "MultiTaskPolicy",
     "PaddedMLP",
     "PairTransformer",
     "PatchDecoder",
