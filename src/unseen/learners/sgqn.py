@@ -43,9 +43,9 @@ class SGQN(QLearner):
     Raises:
         UserError: without an encoder; on an unknown kind of masks; if `share` or `auxiliary` is given.
 
-    Source: Bertoin et al. (2022), the two self-supervised objectives. As in their code the masked pixels get one random grey (the
-    paper's formula says 0) and the mask is held constant; unlike there one optimizer minimises the sum, and the
-    largest size of guided gradients must be above zero for a pixel to count. Overlaid values: Hansen et al.,
+    Source: Bertoin et al. (2022), the two self-supervised objectives. As in their code the masked pixels get one random
+    grey (the paper's formula says 0) and the mask is held constant; unlike there one optimizer minimises the sum, and
+    the largest size of guided gradients must be above zero for a pixel to count. Overlaid values: Hansen et al.,
     "Stabilizing Deep Q-Learning with ConvNets and Vision Transformers under Data Augmentation" (2021), equation 6.
     """
 

@@ -25,7 +25,7 @@ def lifetime_inputs(step: Scalar, lifetime: Scalar, aware: Scalar = 1.0, referen
         aware: 1, or 0 for a blind rule (traceable, so that both run in one program).
         reference: unit of N: log(N / reference) is small where lifetimes are near it.
 
-    Source: Jackson et al., "Discovering temporally-aware reinforcement learning algorithms" (2024), the lifetime inputs.
+    Source: Jackson et al., "Discovering temporally-aware reinforcement learning algorithms" (2024), inputs of time.
     """
     step, lifetime = jnp.asarray(step, float), jnp.asarray(lifetime, float)
     return aware * jnp.stack([step / lifetime, jnp.log(lifetime / reference)])
