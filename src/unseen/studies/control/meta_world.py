@@ -46,6 +46,15 @@ class MetaWorld(Study):
     reaching to hidden goals, it had learned 0.19 after 200 thousand steps, and a control that has learned nothing would
     prove nothing. The scale `paper` has the paper's budgets on `TaskSuite`; its own, on the real package with SAC,
     would take weeks of MuJoCo on two cores.
+
+    What came out: single tasks come to 0.70 at new positions, with seven of ten nearly solved and the free puck (push,
+    pick-place, mostly sweep) not learned at this budget. The joint network is no worse, 0.75: the deficit of joint
+    training does not appear on tasks this simple, which share so much that each helps the others. RL2 meta-trained on
+    ten tasks solves 0.61 of them and 0.53 of the held-out ones, meta-trained on one task 0.26 of the held-out ones. Its
+    success does not rise from the first to the last episode of a trial: what carries over is a policy for handles and
+    doors that needs no goal, not adaptation, and what is not learned in training (pucks, hidden goals) is not
+    learned in a trial either. The gap is small because both sides contain tasks of both kinds. On the real package the
+    scripted experts solve nearly all, their clone most training tasks and some held-out ones.
     """
 
     steps_of_task: int = 150_000  # environment steps for each task, in single and in joint training
