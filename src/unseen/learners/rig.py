@@ -266,7 +266,7 @@ class RIG:
         (learned, _), _ = jax.lax.scan(update, carry, jax.random.split(train, self.updates))
         vae = eqx.combine(learned, rest)
         latents = jax.lax.map(lambda o: vae.encode(self.picture(o).ravel())[0], observations, batch_size=256)
-        other = jax.random.permutation(pair, latents)
+        other = latents[jax.random.randint(pair, (count,), 0, count)]
         return Perception(vae, fit_prior(latents), latents, -latent_reward(latents, other).mean())
 
     def practice(self, perception: Perception, **settings: Any) -> Learner:
