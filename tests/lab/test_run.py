@@ -21,6 +21,9 @@ from unseen.lab.errors import RunInterrupted, UserError
 from unseen.lab.run import FILES, run
 from unseen.lab.store import Store
 
+# Other processes, which compile as users do, must come to the same numbers.
+pytestmark = pytest.mark.optimized
+
 ALL = {*FILES, "run.json"}
 CODE = """
 import sys, unseen
