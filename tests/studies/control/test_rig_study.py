@@ -6,6 +6,8 @@ import xarray as xr
 
 import unseen
 from unseen.lab import UserError
+from unseen.learners.rig import Perception, Prior
+from unseen.models.patch_vae import PatchVAE
 from unseen.studies.control.rig import MOVES, NOWHERE, Puck, Rig, gap
 from unseen.worlds.control.pixels import PixelControl, PixelState, visuals
 
@@ -111,6 +113,29 @@ def test_the_world_is_the_pushing_task_as_it_looks():
     np.testing.assert_allclose(last, [0.1, 0.0, 0.44, 0.0], atol=1e-3)
     assert not np.allclose(state[0], last) and int(state[1]) == 0
     assert float(gap(place, last)) == pytest.approx((0.6 + 0.44) / 2, abs=1e-3)
+
+
+def test_arms_differ_in_what_they_see_practise_and_are_paid_for():
+    study = Rig(vae_width=8, vae_features=4, latent=5)
+    vae = PatchVAE(20, 5, features=4, width=8, key=jax.random.key(0))
+    latents = 7 + jax.random.normal(jax.random.key(1), (6, 5))
+    perception = Perception(vae, Prior(jnp.full(5, -30.0), jnp.ones(5)), latents, jnp.array(4.0))
+    place, other, key = jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0.1, 0.2, 0.3, 0.0]), jax.random.key(2)
+    roles = {name: study.roles(perception, arm) for name, arm in study.arms().items()}
+    for name in ("RIG", "no relabelling", "future only"):
+        seen = roles[name]["see"](place)
+        np.testing.assert_allclose(seen, perception.see(study.world.picture(place)), atol=1e-6)
+        assert float(roles[name]["reward"](jnp.zeros(5), jnp.full(5, 0.8))) == pytest.approx(-0.8 * 5**0.5 / 4)
+    oracle = roles["state oracle"]
+    np.testing.assert_allclose(oracle["see"](place), [*place, 0.0], atol=1e-6)
+    assert float(oracle["reward"](oracle["see"](place), oracle["see"](other))) == pytest.approx(-0.4, abs=1e-4)
+    goals = {name: np.asarray(role["goals"](key, 50)) for name, role in roles.items()}
+    assert goals["RIG"].max() < -20 and (goals["no relabelling"] == goals["RIG"]).all()
+    assert {tuple(row) for row in goals["future only"]} <= {tuple(row) for row in np.asarray(latents)}
+    assert np.abs(goals["state oracle"]).max() <= 0.9 and np.ptp(goals["state oracle"][:, :4], axis=0).min() > 0.5
+    shares = {name: (arm.future, arm.imagination) for name, arm in study.arms().items()}
+    assert shares["no relabelling"] == (0, 0) and shares["future only"][1] == 0 < shares["RIG"][1]
+    assert sum(shares["future only"]) == sum(shares["RIG"]) == sum(shares["state oracle"])
 
 
 def test_bad_settings_are_named():
