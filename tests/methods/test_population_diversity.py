@@ -17,6 +17,8 @@ from unseen.methods.population_diversity import (
     mean_distance,
 )
 
+pytestmark = pytest.mark.optimized
+
 
 def test_embedding_is_the_actions_on_the_probes():
     policy = eqx.nn.Linear(3, 2, key=jax.random.key(0))

@@ -6,6 +6,8 @@ import pytest
 from unseen.lab import UserError
 from unseen.worlds.control import CrossedRegions, MazeOracle, PointMaze, StitchingSplit, TwoRewardCorridor
 
+pytestmark = pytest.mark.optimized
+
 REGIONS = CrossedRegions(PointMaze.preset("four-rooms"), ("AB", "BC", "CD"))
 LOG = REGIONS.collect(6_000)
 
