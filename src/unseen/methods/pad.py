@@ -241,15 +241,17 @@ def deploy(
         raise UserError(f"steps takes a whole number from 1 on, got {steps}.")
     begin, go = jax.random.split(key)
     observation, inner = environment.reset(begin, params)
-    size = environment.action_space(params).shape[0]
-    rule = PAD(optimizer=optax.sgd(0.0)) if adapter is None else adapter
-    arrays, static = eqx.partition(rule.init(policy, size), eqx.is_array)
+    begun = policy if adapter is None else adapter.init(policy, environment.action_space(params).shape[0])
+    arrays, static = eqx.partition(begun, eqx.is_array)
+
+    def playing(state: Any) -> PADPolicy:
+        return state if adapter is None else state.policy
 
     def step(carry: tuple[Any, Any, Any], key: Array) -> tuple[Any, tuple[Array, Array]]:
         arrays, seen, inner = carry
         state = eqx.combine(arrays, static)
         move, learn = jax.random.split(key)
-        action = state.policy(seen)
+        action = playing(state)(seen)
         # The image after the step, not that of a new episode which gymnax's `step` would return at a time limit.
         after, last, reward, terminated, _ = environment.step_env(move, inner, action, params)
         value = jnp.zeros(())
@@ -262,4 +264,4 @@ def deploy(
 
     start = arrays, observation, inner
     (arrays, _, _), (rewards, losses) = jax.lax.scan(step, start, jax.random.split(go, steps))
-    return Deployment(rewards, losses, eqx.combine(arrays, static).policy)
+    return Deployment(rewards, losses, playing(eqx.combine(arrays, static)))
