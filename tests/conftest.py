@@ -35,6 +35,7 @@ def quick_to_compile(request):
     import jax
 
     plain = request.node.get_closest_marker("optimized") is None
-    jax.config.update("jax_disable_most_optimizations", plain)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if jax.config.read("jax_disable_most_optimizations") != plain:
+        # Programs in memory are not told apart by how they were compiled.
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", plain)
