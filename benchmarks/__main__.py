@@ -19,6 +19,7 @@ ALL = (
     ["benchmarks.population", "mlp"],
     ["benchmarks.population", "transformer"],
     ["benchmarks.population", "ppo"],
+    ["benchmarks.population", "ppo-grid"],
     ["benchmarks.grokking"],
     ["benchmarks.per_example"],
     ["benchmarks.matmul"],

@@ -28,8 +28,9 @@ import numpy as np
 
 from benchmarks.report import Result, markdown, parser, show, write
 from benchmarks.retrieval import questions
-from unseen.atlas import catalogue, digest, embedding, index, search, text, web
+from unseen.atlas import catalogue, digest, index, search, text, web
 from unseen.atlas.store import Store
+from unseen.worlds import sentence_embedding as embedding
 
 CHUNK = 5_000  # documents in one transaction
 VOCABULARY = 60_000  # words; those beyond the catalogue's are made up

@@ -1,9 +1,10 @@
 """Many members as one population, against one run after the other.
 
-    python -m benchmarks.population {mlp,transformer,ppo} [--write]
+    python -m benchmarks.population {mlp,transformer,ppo,ppo-grid} [--write]
 
 Supervised: the engine; the same learner in jitted runs without vmap, one member at a time; the same in PyTorch.
-PPO on CartPole: the engine; rejax as its documentation runs it; stable-baselines3 with vectorised environments.
+PPO on CartPole and on a gridworld: the engine; rejax as its documentation runs it; stable-baselines3 with vectorised
+environments.
 """
 
 from __future__ import annotations
@@ -194,6 +195,8 @@ def transformer(tiny: bool = False) -> Result:
 class CartPole(Study):
     """PPO of 2 x 64 tanh networks on CartPole-v1."""
 
+    theirs = "CartPole-v1"  # what stable-baselines3 is trained on
+
     envs: int = 64
     rollout: int = 64  # environment steps an iteration and environment
     epochs: int = 4
@@ -204,9 +207,20 @@ class CartPole(Study):
     def environment_steps(self) -> int:
         return self.iterations * self.envs * self.rollout
 
+    @staticmethod
+    def environment() -> Any:
+        import gymnax
+
+        return gymnax.make("CartPole-v1")[0]
+
+    @staticmethod
+    def flat(environment: Any) -> Any:
+        """stable-baselines3's environment, observed as a vector."""
+        return environment
+
     def learner(self) -> Learner:
         return ppo(
-            cartpole(),
+            self.environment(),
             total_steps=self.environment_steps,
             every=self.iterations,
             num_envs=self.envs,
@@ -216,17 +230,30 @@ class CartPole(Study):
         )
 
 
-def cartpole() -> Any:
-    import gymnax
+class LavaGrid(CartPole):
+    """PPO of 2 x 64 tanh networks on lava crossings of 9 x 9 cells, seen whole."""
 
-    return gymnax.make("CartPole-v1")[0]
+    theirs = "MiniGrid-LavaCrossingS9N1-v0"
+
+    @staticmethod
+    def environment() -> Any:
+        from unseen.worlds.control.grid_levels import GridLevels, Lava
+
+        return GridLevels(Lava(9), "flat")
+
+    @staticmethod
+    def flat(environment: Any) -> Any:
+        from gymnasium.wrappers import FlattenObservation
+        from minigrid.wrappers import FullyObsWrapper, ImgObsWrapper
+
+        return FlattenObservation(ImgObsWrapper(FullyObsWrapper(environment)))
 
 
 def rejax_train(study: CartPole) -> Callable[[Any], Any]:
     """key -> train state: rejax's own training loop with the settings of our learner, and no evaluation."""
     import rejax
 
-    environment = _FiveTuple(cartpole())  # rejax 0.1.3 does not know gymnax 1.0 otherwise
+    environment = _FiveTuple(study.environment())  # rejax 0.1.3 does not know gymnax 1.0 otherwise
     algorithm = rejax.PPO.create(
         env=environment,
         num_envs=study.envs,
@@ -294,7 +321,9 @@ def stable_baselines(study: CartPole, seed: int) -> Any:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    environments = make_vec_env("CartPole-v1", n_envs=study.envs, seed=seed)  # DummyVecEnv
+    if study.theirs.startswith("MiniGrid"):
+        import minigrid  # noqa: F401 (registers its environments)
+    environments = make_vec_env(study.theirs, n_envs=study.envs, seed=seed, wrapper_class=study.flat)  # DummyVecEnv
     model = PPO(
         "MlpPolicy",
         environments,
@@ -310,9 +339,25 @@ def stable_baselines(study: CartPole, seed: int) -> Any:
 
 
 def cart_pole(tiny: bool = False) -> Result:
+    """PPO on CartPole."""
+    return reinforcement("population-ppo", "PPO on CartPole", CartPole, "CartPole-v1", [], tiny)
+
+
+def lava_grid(tiny: bool = False) -> Result:
+    """PPO on a gridworld."""
+    note = (
+        "They do not do the same: GridLevels moves in four directions and shows 9 x 9 cells in 8 one-hot planes (648 "
+        "numbers), one of 64 levels made beforehand; minigrid turns an agent, shows 9 x 9 x 3 numbers and draws a "
+        "level at every reset."
+    )
+    what = "lava crossings of 9 x 9 cells, seen whole (stable-baselines3: MiniGrid-LavaCrossingS9N1-v0)"
+    return reinforcement("population-ppo-grid", "PPO on a gridworld", LavaGrid, what, [note], tiny)
+
+
+def reinforcement(name: str, title: str, kind: type[CartPole], what: str, further: list[str], tiny: bool) -> Result:
     """PPO through the engine, by rejax alone, and by stable-baselines3."""
     small = dict(envs=4, rollout=8, epochs=1, minibatches=2, iterations=1)
-    study = CartPole(seeds=MEMBERS, first_seed=0, **(small if tiny else {}))
+    study = kind(seeds=MEMBERS, first_seed=0, **(small if tiny else {}))
     share, slow, repeats = (2, 1, 1) if tiny else (8, 1, 3)
     count, words = best_threads(partial(stable_baselines, dataclasses.replace(study, iterations=1)))
     alone = partial(stable_baselines, study)
@@ -327,19 +372,21 @@ def cart_pole(tiny: bool = False) -> Result:
         }
         found = interleave(sides, repeats)
     notes = [
-        f"{study.seeds} members, {study.environment_steps:,} environment steps each: CartPole-v1, {study.envs} "
+        f"{study.seeds} members, {study.environment_steps:,} environment steps each: {what}, {study.envs} "
         f"environments, rollouts of {study.rollout}, {study.epochs} epochs of {study.minibatches} minibatches, 2 x 64 "
         f"tanh networks, no evaluations. {repeats} interleaved repeats, median (smallest to largest).",
         f"Of rejax's runs one after the other {share} of {study.seeds} were run, of stable-baselines3's {slow} of "
         f"{study.seeds}, and their time multiplied. Set-up (tracing, compiling, with an empty cache) is not in the "
         "times. stable-baselines3 steps its environments with DummyVecEnv, in one process; SubprocVecEnv was "
         f"not timed. {words}",
+        *further,
     ]
     packages = ("rejax", "gymnax", "stable_baselines3", "gymnasium", "torch")
-    return Result("population-ppo", "PPO on CartPole", COLUMNS, rows_of(found), notes, packages)
+    packages += ("minigrid",) if kind is LavaGrid else ()
+    return Result(name, title, COLUMNS, rows_of(found), notes, packages)
 
 
-CASES = {"mlp": mlp, "transformer": transformer, "ppo": cart_pole}
+CASES = {"mlp": mlp, "transformer": transformer, "ppo": cart_pole, "ppo-grid": lava_grid}
 
 
 def main() -> None:
