@@ -1,5 +1,7 @@
 import gc
 import os
+import subprocess
+import sys
 import tempfile
 
 import psutil
@@ -8,6 +10,13 @@ import pytest
 # Tests never touch the user's own cache; compiled programs are shared within one session.
 os.environ.setdefault("UNSEEN_HOME", os.path.join(tempfile.gettempdir(), "unseen-test-home"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Without XLA's newer emitters compiling takes half the time. An XLA that does not know the flag would abort.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers are given the environment of the process that starts them
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    probe = [sys.executable, "-c", "import jax; jax.devices()"]
+    if not subprocess.run(probe, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode:
+        os.environ["XLA_FLAGS"] = flags
 
 from unseen.lab.engine import set_up
 
