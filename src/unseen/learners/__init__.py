@@ -12,6 +12,7 @@ from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
+from unseen.learners.pad_ppo import PADPPO, PADAgent, PADTraining, Played
 from unseen.learners.projection_ensemble import ProjectionEnsemble, UncertaintyHead, grid_disagreement
 from unseen.learners.q_learning import Interaction, QLearner, QNetwork, QState, q_learning
 from unseen.learners.remedied_q import RemediedQLearner, RemedySet
@@ -37,6 +38,7 @@ from unseen.learners.ungrokking import UngrokkingProtocol
 
 __all__ = [
     "DIAYN",
+    "PADPPO",
     "RIG",
     "SGQN",
     "SMERL",
@@ -58,7 +60,10 @@ __all__ = [
     "NeuralGFUCB",
     "OfflineTD",
     "OutcomeBC",
+    "PADAgent",
+    "PADTraining",
     "Perception",
+    "Played",
     "PolicyCollectionElimination",
     "Prior",
     "ProjectionEnsemble",

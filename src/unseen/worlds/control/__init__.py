@@ -90,6 +90,7 @@ _ON_DEMAND = {
     "pixels": ("PixelControl", "Visuals", "visuals"),
     "compiled_levels": ("CompiledLevel",),
     "discrete_pixels": ("DiscretePixels",),
+    "frame_stack": ("FrameStack", "FrameStackState"),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
     "hand_made": ("hand_made_mazes",),
     "limb_removal": ("limb_sets",),
