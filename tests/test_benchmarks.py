@@ -19,6 +19,9 @@ from benchmarks.engine_side import population as by_engine
 
 from unseen.learners.classifier import _rows
 
+# The same bits from two programs: only as users compile them.
+pytestmark = pytest.mark.optimized
+
 TINY_STRINGS = dict(width=8, layers=1, batch=4, length=3, pool=16, steps=4, every=2, seeds=2)
 TINY_DIGITS = dict(width=8, steps=4, every=2, seeds=2)
 

@@ -75,7 +75,7 @@ def test_both_heads_learn_the_mixture_and_come_to_the_exact_values():
     later = jnp.linalg.solve(jnp.eye(5) - GAMMA * follow, GAMMA * follow @ here[each, policy])
     expected = GAMMA * jnp.einsum("sat,t->sa", step, here[each, policy] + later)
     bonus = jax.vmap(lambda o: learner.bonus(state.network, o))(jnp.eye(5))
-    assert float(expected.min()) > 0.02  # projections differ, so there is something to propagate
+    assert float(expected.min()) > 0.01  # projections differ, so there is something to propagate
     np.testing.assert_allclose(bonus - here, expected, atol=0.15 * float(expected.max()))
 
 
