@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 
 from unseen.lab import UserError
 from unseen.measures.exact import value_iteration
-from unseen.methods.proxy_problem import ProxyProblem, medoids, proxy_bound
+from unseen.methods.proxy_problem import ProxyProblem, medoids, plan_bound, proxy_bound
 from unseen.worlds.control.grid_levels import MOVES, Lava, distances
 
 PLAN, WORTH = jax.jit(ProxyProblem.plan), jax.jit(ProxyProblem.worth)
@@ -110,3 +111,45 @@ def test_medoids_are_one_of_each_cluster():
     assert np.array_equal(medoids(distance, 2, both), both)
     with pytest.raises(UserError, match="count takes a whole number from 1 to 9, got 10"):
         medoids(distance, 10)
+
+
+BOUNDED = jax.jit(
+    lambda estimated, reward, discount, made, best, largest: plan_bound(
+        estimated, reward, discount, made=made, best=best, largest=largest
+    )
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bound_along_two_plans_holds_and_is_not_above_the_general_one(seed):
+    truth = random_problem(seed)
+    noise = jax.random.split(jax.random.key(100 + seed))
+    size = 0.02 if seed % 2 else 0.3
+    estimated = dataclasses.replace(
+        truth,
+        reward=truth.reward + size * jax.random.normal(noise[0], (7, 7)),
+        discount=jnp.clip(truth.discount + size * jax.random.normal(noise[1], (7, 7)), 0, 0.9),
+    )
+    made, best = PLAN(estimated).following, PLAN(truth)
+    worth = WORTH(truth, made)
+    lost = best.values - worth
+    # No plan is worth more in absolute value than the best or than the worst.
+    worst = PLAN(dataclasses.replace(truth, reward=-truth.reward)).values
+    largest = jnp.maximum(jnp.abs(best.values).max(), jnp.abs(worst).max())
+    apart = [jnp.where(truth.edges, jnp.abs(a - b), 0) for a, b in
+             ((truth.reward, estimated.reward), (truth.discount, estimated.discount))]  # fmt: skip
+    bound = BOUNDED(estimated, *apart, made, best.following, largest)
+    highest = jnp.where(truth.edges, estimated.discount, 0).max()
+    general = proxy_bound(apart[0].max(), apart[1].max(), largest=largest, discount=highest)
+    assert (lost <= bound + 1e-4).all() and (bound <= general + 1e-4).all()
+    assert (lost > 1e-3).any() if size > 0.1 else True
+
+
+def test_what_nobody_takes_does_not_count():
+    """One way pays 0.5 and is taken to pay 0.6, the other is worth nothing and badly misjudged, yet never taken."""
+    edges = jnp.zeros((3, 3), bool).at[0, 1].set(True).at[0, 2].set(True)
+    estimated = ProxyProblem(jnp.zeros((3, 3)).at[0, 1].set(0.6).at[0, 2].set(0.4), jnp.full((3, 3), 0.5), edges)
+    error = jnp.zeros((3, 3)).at[0, 1].set(0.1).at[0, 2].set(0.4)
+    made = PLAN(estimated).following
+    assert made.tolist() == [1, -1, -1]
+    assert np.allclose(BOUNDED(estimated, error, jnp.zeros((3, 3)), made, made, jnp.array(1.0)), [0.2, 0, 0])

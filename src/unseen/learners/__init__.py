@@ -5,6 +5,7 @@ from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_polic
 from unseen.learners.classifier import classifier
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.distil import demonstrate, distil
+from unseen.learners.edge_estimator import Decided, EdgeEstimator
 from unseen.learners.ensemble import ensemble
 from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
 from unseen.learners.gfucb import FiniteGFUCB, NeuralGFUCB, per_task_regret
@@ -45,6 +46,8 @@ __all__ = [
     "UCBVI",
     "BranchChoice",
     "BranchGame",
+    "Decided",
+    "EdgeEstimator",
     "Episodes",
     "FiniteGFUCB",
     "GaussianBelief",

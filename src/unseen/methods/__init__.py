@@ -93,7 +93,7 @@ from unseen.methods.projection_mixture import (
     projection_mixture_operator,
     quantile_projection,
 )
-from unseen.methods.proxy_problem import ProxyPlan, ProxyProblem, medoids, proxy_bound
+from unseen.methods.proxy_problem import ProxyPlan, ProxyProblem, medoids, plan_bound, proxy_bound
 from unseen.methods.robust_gradients import (
     median_of_three,
     median_of_three_gradient,
@@ -225,6 +225,7 @@ __all__ = [
     "mixture",
     "mixture_modulus",
     "momentum_walk",
+    "plan_bound",
     "positive_value_loss",
     "ppo_clip_drift",
     "project_categorical",

@@ -158,3 +158,28 @@ def medoids(
         return jnp.where(chosen.sum() < count, chosen.at[best].set(True), chosen)
 
     return jax.lax.fori_loop(0, count, add, chosen)
+
+
+def plan_bound(
+    estimated: ProxyProblem,
+    reward_error: Float[Array, "vertices vertices"],
+    discount_error: Float[Array, "vertices vertices"],
+    *,
+    made: Int[Array, " vertices"],
+    best: Int[Array, " vertices"],
+    largest: float | Float[Array, ""],
+) -> Float[Array, " vertices"]:
+    """How much less than the `best` plan the plan `made` from wrong edges can be worth, from each vertex.
+
+    The argument of `proxy_bound`, without taking the largest error for all: each of the two plans is misjudged by at
+    most the errors of the edges that it takes, discounted as estimated. So it is never above that bound, and says
+    something where a few edges that nobody takes are badly wrong.
+
+    Args:
+        reward_error, discount_error: errors of the edges, in absolute value.
+        made: the plan that looks best on the estimated edges (as `plan` gives it).
+        best: the plan that is truly best on the same edges.
+        largest: no plan is truly worth more than this at a vertex, in absolute value.
+    """
+    errors = dataclasses.replace(estimated, reward=reward_error + discount_error * largest)
+    return errors.worth(made) + errors.worth(best)

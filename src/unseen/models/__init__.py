@@ -10,6 +10,7 @@ from unseen.models.any_morph import (
 from unseen.models.batch_norm import BatchNormMLP, GhostBatchNorm, settle
 from unseen.models.batched import Batched
 from unseen.models.boolean_nets import BooleanNets
+from unseen.models.checkpoint_generator import CheckpointGenerator
 from unseen.models.choice_mlp import ChoiceMLP
 from unseen.models.clip import TinyCLIP
 from unseen.models.conv_net import ConvNet
@@ -30,6 +31,7 @@ from unseen.models.saliency_encoder import SaliencyEncoder
 from unseen.models.sparse_moe import SparseMoE
 from unseen.models.string_tree import StreamingRNN, TreeReader
 from unseen.models.tiny_lm import TinyLM
+from unseen.models.top_k_field import TopKField
 from unseen.models.toy_addition import ToyAdditionNet
 from unseen.models.transformer import Transformer
 from unseen.models.world_model import BetaVAE, ForwardModel, InverseModel, LatentDynamics, Segment, WorldModel
@@ -45,6 +47,7 @@ __all__ = [
     "BetaVAE",
     "BooleanNets",
     "CategoricalPolicy",
+    "CheckpointGenerator",
     "ChoiceMLP",
     "ConvNet",
     "DecisionTransformer",
@@ -77,6 +80,7 @@ __all__ = [
     "TapeRNN",
     "TinyCLIP",
     "TinyLM",
+    "TopKField",
     "ToyAdditionNet",
     "Transformer",
     "TreeReader",

@@ -53,6 +53,7 @@ _ON_DEMAND = {
     "context": ("ContextCartPole", "ContextFeature", "ContextMDP", "ContextPendulum", "Region", "context_protocol"),
     "coordinate_levels": ("PLAYROOM_EVENTS", "CoordinateLevels", "playroom_events"),
     "continuous_maze": ("ContinuousMaze", "MazeLevel", "MazeParams", "MazeState", "maze_keys"),
+    "course": ("Course", "GoalCourse"),
     "own": ("ContextGymnax", "HostContextMDP", "environment_named"),
     "task_suite": ("TaskParams", "TaskState", "TaskSuite"),
     "trials": ("Trials",),
