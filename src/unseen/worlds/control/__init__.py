@@ -93,6 +93,7 @@ _ON_DEMAND = {
     "discrete_pixels": ("DiscretePixels",),
     "frame_stack": ("FrameStack", "FrameStackState"),
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
+    "first_pays": ("FirstPays",),
     "hand_made": ("hand_made_mazes",),
     "limb_removal": ("limb_sets",),
     "maze_task": ("MazeTask", "MazeTaskParams", "MazeTaskState", "clears"),
