@@ -9,6 +9,7 @@ from unseen.learners.edge_estimator import Decided, EdgeEstimator
 from unseen.learners.ensemble import ensemble
 from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
 from unseen.learners.gfucb import FiniteGFUCB, NeuralGFUCB, per_task_regret
+from unseen.learners.imagination import ActorCritic, Imagination, Imagined, fit_world_model
 from unseen.learners.language_modelling import language_modelling
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
@@ -44,6 +45,7 @@ __all__ = [
     "SGQN",
     "SMERL",
     "UCBVI",
+    "ActorCritic",
     "BranchChoice",
     "BranchGame",
     "Decided",
@@ -54,6 +56,8 @@ __all__ = [
     "GoalObservation",
     "GoalPractice",
     "Hindsight",
+    "Imagination",
+    "Imagined",
     "Interaction",
     "LatentAgent",
     "LatentEpisodes",
@@ -97,6 +101,7 @@ __all__ = [
     "distil",
     "ensemble",
     "fit_prior",
+    "fit_world_model",
     "grid_disagreement",
     "imagined_goals",
     "info_nce",

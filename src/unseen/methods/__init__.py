@@ -27,6 +27,7 @@ from unseen.methods.curriculum import (
     true_regret,
 )
 from unseen.methods.dissipative import DissipativeLoss
+from unseen.methods.dreams import Dream, FeatureDream, RandomSwing, ValueDiversification
 from unseen.methods.evolution import ESState, EvolutionStrategies, centred_ranks, standardised
 from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
@@ -146,6 +147,7 @@ __all__ = [
     "DissipativeLoss",
     "Distribution",
     "DomainRandomisation",
+    "Dream",
     "DvD",
     "DynamicFiltering",
     "DynamicTaskFilter",
@@ -153,6 +155,7 @@ __all__ = [
     "EvolutionStrategies",
     "Expert",
     "ExplorationDesign",
+    "FeatureDream",
     "FullBatchRecipe",
     "GPSurrogate",
     "GaussianMixture",
@@ -177,6 +180,7 @@ __all__ = [
     "ProxyProblem",
     "QuantileHead",
     "RandomOverlay",
+    "RandomSwing",
     "Regime",
     "RotationTask",
     "SGLDState",
@@ -189,6 +193,7 @@ __all__ = [
     "ThompsonWeight",
     "TwoStageZeroShot",
     "Unshifted",
+    "ValueDiversification",
     "ValueHead",
     "activation_gram",
     "advantages",

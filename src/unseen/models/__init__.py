@@ -21,6 +21,7 @@ from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.local_field import local_field
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.multi_task import MultiTaskPolicy
+from unseen.models.open_loop import OpenLoopWorldModel
 from unseen.models.patch_encoder import PatchEncoder
 from unseen.models.patch_vae import PatchDecoder, PatchVAE
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
@@ -64,6 +65,7 @@ __all__ = [
     "MatrixConvNet",
     "MorphologyTokens",
     "MultiTaskPolicy",
+    "OpenLoopWorldModel",
     "PaddedMLP",
     "PairTransformer",
     "PatchDecoder",

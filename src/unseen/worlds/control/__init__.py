@@ -95,6 +95,7 @@ _ON_DEMAND = {
     "embodiments": ("Embodiments", "find_gaits", "generate_bodies", "random_swimmers"),
     "first_pays": ("FirstPays",),
     "hand_made": ("hand_made_mazes",),
+    "hazards": ("HazardTask", "Hazards"),
     "limb_removal": ("limb_sets",),
     "maze_task": ("MazeTask", "MazeTaskParams", "MazeTaskState", "clears"),
 }
