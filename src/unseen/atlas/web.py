@@ -37,7 +37,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import unseen
-from unseen.atlas import catalogue, embedding, follow, search, shown, text
+from unseen.atlas import catalogue, follow, search, shown, text
 from unseen.atlas.kept import Kept
 from unseen.atlas.openapi import document
 from unseen.atlas.store import Sqlite, Store, StoreError
@@ -46,6 +46,7 @@ from unseen.lab.claims import Verdict
 from unseen.lab.errors import UserError
 from unseen.lab.forest import forest, measured, thresholds
 from unseen.lab.table import MARKS
+from unseen.worlds import sentence_embedding as embedding
 
 HERE = Path(__file__).parent
 PAGE_SIZE = 20

@@ -3,6 +3,7 @@
 from unseen.learners.average_return import average_return_policy
 from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_policy
 from unseen.learners.classifier import classifier
+from unseen.learners.continual_ppo import ContinualPPO, ContinualState
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.distil import demonstrate, distil
 from unseen.learners.edge_estimator import Decided, EdgeEstimator
@@ -48,6 +49,8 @@ __all__ = [
     "ActorCritic",
     "BranchChoice",
     "BranchGame",
+    "ContinualPPO",
+    "ContinualState",
     "Decided",
     "EdgeEstimator",
     "Episodes",

@@ -29,6 +29,7 @@ from unseen.measures.concentration import (
     closest_views,
     contrastive_error_bound,
 )
+from unseen.measures.continual import ContinualSequence, mask_overlap
 from unseen.measures.curvature import Curvature, squared_loss_trace
 from unseen.measures.effective_members import effective_members
 from unseen.measures.exact import (
@@ -128,6 +129,7 @@ __all__ = [
     "ClosestViews",
     "CollapseReport",
     "Concentration",
+    "ContinualSequence",
     "CoupledRuns",
     "Curvature",
     "DiversityProfile",
@@ -198,6 +200,7 @@ __all__ = [
     "linear_probe",
     "local_grokking_onset",
     "machine_size",
+    "mask_overlap",
     "matched_gain",
     "memorization_score",
     "merge_states",

@@ -103,6 +103,7 @@ from unseen.methods.robust_gradients import (
 )
 from unseen.methods.sharpness import SAM, LabelNoiseSGD, memorising_flat_solution
 from unseen.methods.skills import SkillScheduler, SnapshotStore
+from unseen.methods.sparse_prompt import DictionaryUpdate, SparsePrompt, lasso, step_mask
 from unseen.methods.task_filter import DynamicTaskFilter
 from unseen.methods.temporal_augmentation import TemporalAugmentation
 from unseen.methods.value_heads import (
@@ -144,6 +145,7 @@ __all__ = [
     "CuriosityReward",
     "CuriosityState",
     "Deployment",
+    "DictionaryUpdate",
     "DissipativeLoss",
     "Distribution",
     "DomainRandomisation",
@@ -188,6 +190,7 @@ __all__ = [
     "SelfSupervisedTask",
     "SkillScheduler",
     "SnapshotStore",
+    "SparsePrompt",
     "Steps",
     "TemporalAugmentation",
     "ThompsonWeight",
@@ -218,6 +221,7 @@ __all__ = [
     "isotropic_alpha_stable",
     "l1_value_loss",
     "label_preservation",
+    "lasso",
     "lifetime_inputs",
     "log_volume",
     "logit_shift",
@@ -246,6 +250,7 @@ __all__ = [
     "sequential_merge",
     "sqrt_lr_scaling",
     "standardised",
+    "step_mask",
     "supervised_average",
     "surrogate_weight",
     "task_arithmetic",

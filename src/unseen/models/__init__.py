@@ -20,6 +20,7 @@ from unseen.models.goal_counter import GoalConditionedCounter
 from unseen.models.joint_attention import JointAttentionPolicy
 from unseen.models.local_field import local_field
 from unseen.models.matrix_conv import MatrixConvNet
+from unseen.models.meta_policy import MetaPolicyNetwork
 from unseen.models.multi_task import MultiTaskPolicy
 from unseen.models.open_loop import OpenLoopWorldModel
 from unseen.models.patch_encoder import PatchEncoder
@@ -63,6 +64,7 @@ __all__ = [
     "JointAttentionPolicy",
     "LatentDynamics",
     "MatrixConvNet",
+    "MetaPolicyNetwork",
     "MorphologyTokens",
     "MultiTaskPolicy",
     "OpenLoopWorldModel",
