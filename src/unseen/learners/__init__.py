@@ -12,6 +12,8 @@ from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
 from unseen.learners.gfucb import FiniteGFUCB, NeuralGFUCB, per_task_regret
 from unseen.learners.imagination import ActorCritic, Imagination, Imagined, fit_world_model
 from unseen.learners.language_modelling import language_modelling
+from unseen.learners.lifetimes import DriftRule, Lives, LPGRule, UpdateRule, horizon_sweep, lifetime_fitness
+from unseen.learners.meta_training import LifetimeEvolution, TruncatedDescent
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
@@ -52,6 +54,7 @@ __all__ = [
     "ContinualPPO",
     "ContinualState",
     "Decided",
+    "DriftRule",
     "EdgeEstimator",
     "Episodes",
     "FiniteGFUCB",
@@ -62,9 +65,12 @@ __all__ = [
     "Imagination",
     "Imagined",
     "Interaction",
+    "LPGRule",
     "LatentAgent",
     "LatentEpisodes",
     "LatentState",
+    "LifetimeEvolution",
+    "Lives",
     "MixupBenchmark",
     "ModelBased",
     "NeuralGFUCB",
@@ -91,9 +97,11 @@ __all__ = [
     "SuccessorRepresentation",
     "TabularQ",
     "Transition",
+    "TruncatedDescent",
     "TypeBelief",
     "UncertaintyHead",
     "UngrokkingProtocol",
+    "UpdateRule",
     "alignment_loss",
     "average_return_policy",
     "branch_policy",
@@ -106,10 +114,12 @@ __all__ = [
     "fit_prior",
     "fit_world_model",
     "grid_disagreement",
+    "horizon_sweep",
     "imagined_goals",
     "info_nce",
     "language_modelling",
     "latent_reward",
+    "lifetime_fitness",
     "per_task_regret",
     "pixel_reward",
     "practise",
