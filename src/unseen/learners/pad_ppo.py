@@ -179,7 +179,7 @@ class PADPPO:
             return following, (Moments(images, taken, after), action, log_prob, reward, value, ends)
 
         (images, _), played = jax.lax.scan(step, (images, inner), jax.random.split(go, self.horizon))
-        return Played(*played, jax.vmap(agent.critic)(agent.policy.encoder(images)))
+        return Played._make((*played, jax.vmap(agent.critic)(agent.policy.encoder(images))))
 
     def iterate(self, state: PADTraining) -> PADTraining:
         """One iteration: play and learn."""
