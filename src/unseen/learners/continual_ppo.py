@@ -26,6 +26,7 @@ class ContinualState(NamedTuple):
 
     Attributes:
         policy, critic: the networks; only the policy has masks.
+        untrained: both as they were at first, with which what begins anew begins.
         optimizer, coding: states of the optimizers of the networks and of the running task's code.
         codes: of every task, one row a layer: what training left of it, or the prompt of the present dictionaries.
         order: which entry of the Lasso code each neuron has; other than in order for random masks.
@@ -37,6 +38,7 @@ class ContinualState(NamedTuple):
 
     policy: MetaPolicyNetwork
     critic: eqx.nn.MLP
+    untrained: tuple[MetaPolicyNetwork, eqx.nn.MLP]
     optimizer: Any
     coding: Any
     codes: Float[Array, "tasks layers width"]
@@ -54,7 +56,7 @@ class ContinualState(NamedTuple):
 class ContinualPPO:
     """Continual task allocation by sparse prompts, and what it is compared with, as one program.
 
-    A task's phase begins with a new critic and new optimizers. With prompts, the sentence of the task says which
+    A task's phase begins with an untrained critic and new optimizers. With prompts, the sentence of the task says which
     neurons of the policy are its own; all weights that earlier tasks depend on stay what they are; and after each
     iteration's gradient steps on the weights follows one on the code. When the phase ends, the dictionaries learn the
     task's code, and the prompts of the tasks to come are made anew.
@@ -77,7 +79,7 @@ class ContinualPPO:
         updated: 1 if dictionaries learn.
         shuffled: 1 if each task's code is spread over the neurons at random.
         joint: 1 if tasks of the sequence are trained on at once.
-        fresh: 1 if a phase begins with a new policy.
+        fresh: 1 if a phase begins with an untrained policy.
         penalty: of the Lasso, so the sparsity.
         resample: 1 if atoms without use are drawn anew, see `DictionaryUpdate`.
         code_rate: learning rate of the code; 0 leaves it as prompted.
@@ -162,7 +164,7 @@ class ContinualPPO:
         mixed = jnp.argsort(jax.random.uniform(order, shape), -1)
         order = jnp.where(jnp.asarray(self.shuffled) > 0, mixed, jnp.arange(self.width))
         return ContinualState(
-            *networks, self._optimizer(1).init(eqx.filter(networks, eqx.is_inexact_array)),
+            *networks, networks, self._optimizer(1).init(eqx.filter(networks, eqx.is_inexact_array)),
             self._coder.init(jnp.zeros(shape[1:])), self._prompts(prompt.dictionaries, order), order,
             jnp.zeros(tasks, bool), jnp.zeros(shape[1:], bool), prompt.dictionaries, known.gram, known.cross,
             jnp.zeros((), int), key,
@@ -185,15 +187,14 @@ class ContinualPPO:
 
     def begin(self, state: ContinualState, task: int | Int[Array, ""]) -> ContinualState:
         """The start of a task's phase."""
-        key, network = jax.random.split(state.key)
-        policy, critic = self._networks(network)
+        policy, critic = state.untrained
         goes_on = self._at_once(task) & (state.phases > 0)
         policy = _choose(jnp.asarray(self.fresh) > 0, policy, state.policy)
         critic = _choose(goes_on, state.critic, critic)
         started = self._optimizer(1).init(eqx.filter((policy, critic), eqx.is_inexact_array))
         return state._replace(
             policy=policy, critic=critic, optimizer=_choose(goes_on, state.optimizer, started),
-            coding=self._coder.init(jnp.zeros_like(state.codes[0])), phases=state.phases + 1, key=key,
+            coding=self._coder.init(jnp.zeros_like(state.codes[0])), phases=state.phases + 1,
         )  # fmt: skip
 
     def play(self, state: ContinualState, task: int | Int[Array, ""], key: Key[Array, ""]) -> tuple[Any, ...]:
