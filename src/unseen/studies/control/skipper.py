@@ -65,9 +65,23 @@ class Skipper(Study):
 
     Smaller than registered: networks have 64 hidden units (the baseline's 128). What is the baseline's was chosen on
     pilots (seeds 0 and 1, other test levels), by the share of hard levels that it solved: 0.30 with the full grid seen
-    around the body and 0.01 as it lies; with the former 0.39 at width 128; 0.14 at the rate 3e-4 and 0.21 at 3e-3; 0.38
-    where half of the moves are random. The same view was the better one for edges from the full grid, too (0.84, 0.79).
+    around the body and 0.01 as it lies, 0.14 with the former at the rate 3e-4; 0.39 at width 128, 0.38 where also half
+    of the moves are random, then 0.21 at the rate 3e-3. The same view was the better one for edges from the full grid,
+    too (0.84, 0.79).
     Skipper's own settings are the first that were tried.
+
+    What came out: planning over checkpoints solves 0.93 of the hard unseen levels, Double DQN 0.40 (and 0.99 of its
+    training levels), the same policy without a graph 0.75: zero-shot and temporal are supported. Two thirds of the lead
+    over Double DQN are the policy's, which practises goals at random and sees what is near (these two are not told
+    apart here). Checkpoints at random do as well as imagined ones (0.92): 32 draws leave no part of 8 x 8 cells empty.
+    Edges from the full grid are hardly worse (0.019 in unseen, 0.016 in training levels), so spatial is inconclusive:
+    likely since a grid around the body is met shifted by every place, hindsight makes many goals of it, and the policy
+    that walks stays local. With the grid as it lies 0.10 was lost on the pilots' hard levels.
+
+    The guarantee's bound along the two plans holds in every level, also for the agent that replans; it is 0.06 on
+    average, while the one from the largest errors is never below 1. But a graph's mean edge error (0.16) does not rank
+    the losses (0.04, inconclusive): only 0.06 of the levels lose anything, the others are ties, and most errors are of
+    edges that no plan takes. Where an episode fails, the bound is 0.72, elsewhere 0.04; the mean error 0.23 and 0.15.
     """
 
     side: int = 10  # rows and columns of a level, border included
