@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -124,23 +125,7 @@ class HazardTask:
         An observation is a vector: walls and hazards (the last axis) in the window around the player, then how many
         rows and columns the coin is away, one-hot each; see `planes`.
         """
-        world = ShiftedLevels(self.kind, noisy=False)
-        inner = np.stack(np.meshgrid(*[np.arange(1, self.kind.side - 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-        reach = self.kind.side - 3
-
-        def one(level: GridLevel) -> tuple[CellTable, Array]:
-            coin, hazards = level.object_cell[0], level.object_cell[1:]
-            danger = jnp.zeros(level.walls.shape, bool).at[hazards[:, 0], hazards[:, 1]].set(True)
-            planes = jnp.stack([level.walls, danger], -1).astype(float)
-            wide = jnp.pad(planes, [(VIEW // 2, VIEW // 2)] * 2 + [(0, 0)])
-            window = jax.vmap(lambda cell: jax.lax.dynamic_slice(wide, (*cell, 0), (VIEW, VIEW, 2)))(jnp.asarray(inner))
-            offset = jax.nn.one_hot(coin - inner + reach, 2 * reach + 1)
-            seen = jnp.concatenate([window.reshape(len(inner), -1), offset.reshape(len(inner), -1)], 1)
-            far = distances(level.walls | danger, coin)[1:-1, 1:-1].ravel()
-            table = world.cells(level, self._elements)
-            return table._replace(observation=seen), jnp.minimum(far, 2.0 * self.kind.side)
-
-        return jax.jit(jax.vmap(one))(levels)
+        return _tables(self, levels)
 
     def coin(self, observation: Float[Array, "*batch numbers"]) -> Int[Array, "*batch 2"]:
         """Rows and columns to the coin, as the observation says (a decoded one its most likely answer)."""
@@ -218,3 +203,24 @@ class HazardTask:
         carry = level, table.start[level], jnp.zeros(streams, int)
         log = jax.lax.scan(step, carry, jax.random.split(key, transitions // streams))[1]
         return jax.tree.map(lambda leaf: leaf.T, log)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tables(task: HazardTask, levels: GridLevel) -> tuple[CellTable, Array]:
+    world = ShiftedLevels(task.kind, noisy=False)
+    inner = np.stack(np.meshgrid(*[np.arange(1, task.kind.side - 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    reach = task.kind.side - 3
+
+    def one(level: GridLevel) -> tuple[CellTable, Array]:
+        coin, hazards = level.object_cell[0], level.object_cell[1:]
+        danger = jnp.zeros(level.walls.shape, bool).at[hazards[:, 0], hazards[:, 1]].set(True)
+        planes = jnp.stack([level.walls, danger], -1).astype(float)
+        wide = jnp.pad(planes, [(VIEW // 2, VIEW // 2)] * 2 + [(0, 0)])
+        window = jax.vmap(lambda cell: jax.lax.dynamic_slice(wide, (*cell, 0), (VIEW, VIEW, 2)))(jnp.asarray(inner))
+        offset = jax.nn.one_hot(coin - inner + reach, 2 * reach + 1)
+        seen = jnp.concatenate([window.reshape(len(inner), -1), offset.reshape(len(inner), -1)], 1)
+        far = distances(level.walls | danger, coin)[1:-1, 1:-1].ravel()
+        table = world.cells(level, task._elements)
+        return table._replace(observation=seen), jnp.minimum(far, 2.0 * task.kind.side)
+
+    return jax.vmap(one)(levels)
