@@ -1,4 +1,8 @@
-"""Edits that make imagined states dream-like: each pushes a latent state off what the world model predicted."""
+"""Edits that make imagined states dream-like: each pushes a latent state off what the world model predicted.
+
+After the three of Franceschelli and Musolesi (2024, arXiv 2403.07979). Of the paper only the abstract and the beginning
+could be read here, so what exactly each edit maximises, its size and its chance are ours.
+"""
 
 from __future__ import annotations
 
