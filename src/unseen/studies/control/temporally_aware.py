@@ -56,20 +56,20 @@ class TemporallyAware(Study):
     0.001 of 0.001, 0.005 and 0.02 (after 40 generations' steps none earned more than its start, and schedule indices
     were 0.04, 0.11 and 0.15).
 
-    What came out: evolution learns (on kept training levels the blind rule gains 0.13, with all four seeds, to 0.82; the
-    aware one 0.08, three seeds to 0.79 and one nothing), meta-gradients hardly do (0.68 to 0.71). But the rule that sees
-    time is the worse one at all four horizons, most at 320 updates (0.71, blind 0.85; PPO, tuned, 0.88), so `horizons`
-    is refuted. Two likely reasons, both of the search and not of the idea. The blind rule is one of the aware ones, but
-    the aware search has to find three times as many weights with the same pairs, and it had not levelled off at the
-    blind rule's return even where it was trained (0.74 and 0.79 against 0.80 and 0.84). And its weights are linear in
-    log N, so that 320 lies three times as far out as 80: with the clock stopped the same rules earn 0.75 there, and 0.03
-    more over all horizons (the interval includes 0). There is also little to gain: in a sweep by hand PPO's best rates
-    for 20 and for 80 updates lost 0.02 to each other, and annealing costs. Evolution does find rules that change
-    more (index 0.19) than meta-gradients (0.05, from 0.03), but the lower bound of the difference, 0.07, misses 0.10; how
-    much of the change is use and how much wandering, the clock's test leaves open. It is not a schedule of deadlines: far
-    from theirs, learners are as decided or more (refuted). In pilots on one blind seed that evolution did not move, a
-    sigma of 0.2 did, 0.3 did not; this was seen when the recording had begun. The largest lever left is more pairs.
-    `paper` is the paper's population on larger levels of the same kind.
+    What came out: evolution learns (on kept training levels the blind rule gains 0.13, with all four seeds, to 0.82;
+    the aware one 0.08, three seeds to 0.79 and one nothing), meta-gradients hardly do (0.68 to 0.71). But the rule
+    that sees time earns less at all four horizons, most of all at 320 updates (0.71, blind 0.85; PPO, tuned, 0.88), so
+    `horizons` is refuted. The likely reasons lie in the search. The blind rule is one of the aware ones, but the aware
+    search has three times as many weights to find with the same pairs, and it stays below the blind rule even at the
+    lifetimes of its training (0.74 and 0.79, blind 0.80 and 0.84). Its weights are linear in log N, so 320 lies three
+    times as far out as 80: with the clock stopped the same rules earn 0.75 there, and 0.03 more over all horizons
+    (that interval includes 0). There is also little to gain: in a sweep by hand PPO's best rates for 20 and for 80
+    updates differ, but either loses 0.04 at most at the other, and annealing costs. Evolution does find rules that
+    change more (index 0.19) than meta-gradients (0.05, from 0.03), but the lower bound of the difference, 0.07, misses
+    0.10; that a stopped clock costs nothing says that much of the change is wandering. It is no schedule towards a
+    deadline: with one far off, learners are a little more decided, with all seeds (refuted). In pilots a larger sigma,
+    0.2, moved a blind seed that 0.1 did not, and 0.3 did not; this was seen when the recording had begun. More pairs
+    for the aware rule are untried. `paper` is the paper's population on larger levels of the same kind.
     """
 
     side: int = 5  # of a grid, inside of its border
