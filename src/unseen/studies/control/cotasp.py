@@ -74,7 +74,20 @@ class Cotasp(Study):
     seeds instead of four. Rates and penalty are the first that were tried (pilots on seeds 0 and 1, the same for all
     arms), atoms without use are drawn anew as in the authors' code. Deviations from the paper: PPO for soft
     actor-critic, two layers of 128 instead of four of 1024, tasks of our own, no exploration by earlier policies.
-    `paper` has the paper's sizes and budget on `TaskSuite`.
+    `paper` has the paper's width and budget on `TaskSuite`; it was built, not stepped.
+
+    What came out: nothing is forgotten, and fine-tuning, though told the task, ends at 0.39 of the six tasks where
+    sparse prompting has 0.92 (supported). Random masks (0.91) and a dictionary that stays random (0.89) do as well:
+    it is the protection that keeps, not the words. The price is inconclusive for a reason that pilots did not show:
+    fine-tuning itself loses the ability to learn, in some seeds whole tasks (0.54 to 1.00, mean 0.83), where a new
+    network learns 0.98; sparse prompting is at 0.92, lowest at the last task (0.70), when 69% of the neurons are
+    taken. Similar sentences do share more neurons (rank correlation 0.52), but a frozen random dictionary says it far
+    better (0.91, refuted): a Lasso code over random atoms follows the cosine by itself, and each update makes codes
+    sparser and lets one task's atoms serve others less (overlap 0.22 instead of 0.34). Without any training the same
+    held in pilots for penalties from 0.005 to 0.1, with atoms drawn anew or not. Unseen related tasks are learned no
+    faster than from scratch (0.33 and 0.40, inconclusive), the unrelated ones slower: most weights that a sub-network
+    inherits cannot move. Joint training transfers best to related tasks (0.65), and hinders `reach`, which every new
+    network learns, as fine-tuning does; nobody learns `push` in 30,000 steps.
     """
 
     sequence: tuple[str, ...] = SEQUENCE  # tasks of TaskSuite, learned one after the other
