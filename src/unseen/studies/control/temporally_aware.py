@@ -47,14 +47,14 @@ class TemporallyAware(Study):
     exact optimum of the levels. The notes also tell what meta-training gained on levels kept aside, and what the aware
     rule earns when its clock always shows the middle of a life of 40 updates.
 
-    Sizes were chosen on pilots (seeds 0 and 1, training levels) so that evolution learns at all. Rollouts are 4 walkers
-    of 10 steps for 8 of 20: a life costs a quarter, and a rate of 10 in four epochs does harm without a drift. The
-    drift has one hidden layer of 4 instead of two of 32: 16 pairs a generation could not move hundreds of weights. Its
-    activation is arcsinh: tanh is flat at the large ratios of tabular steps, and at a rate of 20 such drifts were hardly
-    learned. A pair counts by the difference of its returns, not by its sign. Adam's rates fall to 0. Rates of the controls are those
-    with the best return: PPO's 20 of 3, 8, 13, 20, 30 and 50, annealed PPO's 30 of 8, 13, 20 and 30, meta-gradients'
-    0.001 of 0.001, 0.005 and 0.02 (after 40 generations' steps none earned more than its start, and schedule indices
-    were 0.04, 0.11 and 0.15).
+    Sizes were chosen on pilots (seeds 0 and 1, training levels) so that evolution learns at all. Rollouts are 4
+    walkers of 10 steps for 8 of 20: a life costs a quarter, and a rate of 10 in four epochs does harm without a drift.
+    The drift has one hidden layer of 4 instead of two of 32: 16 pairs a generation could not move hundreds of weights.
+    Its activation is arcsinh: tanh is flat at the large ratios of tabular steps, and at a rate of 20 such drifts were
+    hardly learned. A pair counts by the difference of its returns, not by its sign. Adam's rates fall to 0. Rates of
+    the controls are those with the best return: PPO's 20 of 3, 8, 13, 20, 30 and 50, annealed PPO's 30 of 8, 13, 20
+    and 30, meta-gradients' 0.001 of 0.001, 0.005 and 0.02 (after 40 generations' steps none earned more than its
+    start, and schedule indices were 0.04, 0.11 and 0.15).
 
     What came out: evolution learns (on kept training levels the blind rule gains 0.13, with all four seeds, to 0.82;
     the aware one 0.08, three seeds to 0.79 and one nothing), meta-gradients hardly do (0.68 to 0.71). But the rule
@@ -68,8 +68,9 @@ class TemporallyAware(Study):
     change more (index 0.19) than meta-gradients (0.05, from 0.03), but the lower bound of the difference, 0.07, misses
     0.10; that a stopped clock costs nothing says that much of the change is wandering. It is no schedule towards a
     deadline: with one far off, learners are a little more decided, with all seeds (refuted, but only just: the upper
-    bound is 0.0198, the rule's 0.02). In pilots a larger sigma, 0.2, moved a blind seed that 0.1 did not, and 0.3 did not; this was seen when the recording had begun. More pairs
-    for the aware rule are untried. `paper` is the paper's population on larger levels of the same kind.
+    bound is 0.0198, the rule's 0.02). In pilots a larger sigma, 0.2, moved a blind seed that 0.1 did not, and 0.3 did
+    not; this was seen when the recording had begun. More pairs for the aware rule are untried. `paper` is the paper's
+    population on larger levels of the same kind.
     """
 
     side: int = 5  # of a grid, inside of its border
