@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unseen.models import BetaVAE, LatentDynamics, OpenLoopWorldModel, Segment, WorldModel
+from unseen.models import BetaVAE, DeepDynamics, LatentDynamics, OpenLoopWorldModel, Segment, WorldModel
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 PARTS = BetaVAE(2, 3, 8, key=KEYS[0]), LatentDynamics(3, 1, 5, key=KEYS[1])
@@ -34,3 +34,18 @@ def test_its_loss_is_that_of_long_predictions():
     every = segment._replace(first=jnp.ones(6, bool))  # each step a beginning: nothing left to foresee from
     opened, closed = (eqx.filter_jit(kind(*PARTS).loss)(every, KEYS[0]) for kind in (OpenLoopWorldModel, WorldModel))
     assert np.isclose(opened, closed, rtol=1e-5)
+
+
+def test_deep_dynamics_foresee_a_change_and_count_rewards_in_units():
+    dynamics = DeepDynamics(3, 1, 5, 8, key=KEYS[1])
+    still = eqx.tree_at(
+        lambda d: (d.following.layers[-1].weight, d.following.layers[-1].bias), dynamics, replace_fn=jnp.zeros_like
+    )
+    latent, action = jnp.arange(3.0), jnp.ones(1)
+    memory, foreseen = still(still.start(), latent, action)
+    np.testing.assert_array_equal(foreseen.latent, latent)
+    assert memory.any()
+    again, other = still.in_units(0.1)(still.start(), latent, action)
+    np.testing.assert_allclose(other.reward, 0.1 * foreseen.reward, rtol=1e-5)
+    np.testing.assert_array_equal(again, memory)
+    np.testing.assert_array_equal(other.ends, foreseen.ends)

@@ -22,7 +22,7 @@ from unseen.models.local_field import local_field
 from unseen.models.matrix_conv import MatrixConvNet
 from unseen.models.meta_policy import MetaPolicyNetwork
 from unseen.models.multi_task import MultiTaskPolicy
-from unseen.models.open_loop import OpenLoopWorldModel
+from unseen.models.open_loop import DeepDynamics, OpenLoopWorldModel
 from unseen.models.patch_encoder import PatchEncoder
 from unseen.models.patch_vae import PatchDecoder, PatchVAE
 from unseen.models.policy import CategoricalPolicy, GaussianPolicy
@@ -53,6 +53,7 @@ __all__ = [
     "ChoiceMLP",
     "ConvNet",
     "DecisionTransformer",
+    "DeepDynamics",
     "EmbeddingMLP",
     "FeatureNet",
     "ForwardModel",
