@@ -110,8 +110,8 @@ class Dreams(Study):
     )  # fmt: skip
     paper = dict(
         side=15, levels=200, pool=10_000, tested=1_000, horizon=200, transitions=1_000_000, latent=1_024, memory=600,
-        hidden=600, model_updates=100_000, segments=50, segment=50, updates=100_000, every=10_000, rollouts=2_500, width=400,
-        discount=0.99, seeds=10,
+        hidden=600, model_updates=100_000, segments=50, segment=50, updates=100_000, every=10_000, rollouts=2_500,
+        width=400, discount=0.99, seeds=10,
     )  # fmt: skip
     watch = ("train_success", "test_success")
 
