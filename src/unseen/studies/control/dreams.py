@@ -68,15 +68,16 @@ class Dreams(Study):
     catalogue, sizes and chances are its own. `paper` is these rooms, larger, with the usual sizes of such agents, and
     not Procgen.
 
-    What came out (5 seeds; 642 s of computation): no dream helps. Under sparse reward unseen levels are solved to 0.54 by
-    offline training, 0.50 by faithful imagination and 0.48 to 0.49 by the dreams (random moves 0.10); dreams minus
-    faithful is -0.012 [-0.048, 0.024]: `sparse-gain` inconclusive, and what it leaves open is small. Dreams minus offline
-    is -0.059 [-0.097, -0.020]: `vs-offline` refuted. The loss is no larger under dense reward (-0.037) than under sparse:
-    `sparse-specific` inconclusive. Likely reasons: the model is the bottleneck, not a lack of variety. One step ahead it is
-    right in about nine of ten moves, and errors add up over ten steps; edits move its states further from those that it
-    knows (in pilots the longer, the worse; a feature dream under dense reward lost one seed altogether), while offline
-    training reads encoded real states only. A model that snaps back onto real states, as the paper's discrete one may,
-    could come out otherwise; so could experience that is scarcer than 24,000 steps in 32 levels.
+    What came out (5 seeds; 642 s of computation): no dream helps. Under sparse reward unseen levels are solved to
+    0.54 by offline training, 0.50 by faithful imagination and 0.48 to 0.49 by the dreams (random moves 0.10); dreams
+    minus faithful is -0.012 [-0.048, 0.024]: `sparse-gain` inconclusive, and what it leaves open is small. Dreams
+    minus offline is -0.059 [-0.097, -0.020]: `vs-offline` refuted. Under dense reward dreams minus faithful is -0.037
+    [-0.077, 0.002], which is not established to be less: `sparse-specific` inconclusive. Likely reasons: the model is
+    the bottleneck, not a lack of variety. One step ahead it is right in about nine of ten moves, and errors add up
+    over ten steps; edits move its states further from those that it knows (in pilots the longer, the worse; a feature
+    dream under dense reward lost one seed altogether), while offline training reads encoded real states only. A model
+    that snaps back onto real states, as the paper's discrete one may, could come out otherwise; so could experience
+    that is scarcer than 24,000 steps in 32 levels.
     """
 
     side: int = 7  # rows and columns of a level, border included

@@ -59,10 +59,11 @@ class Pad(Study):
     of their own would look like an action; half of the catalogue's environment steps, and an encoder of 16 features a
     patch, 32 in all. `paper` is the paper's budget in these worlds, not dm-control.
 
-    A first recording randomised all hues and brightnesses from 0.6 to 1.4: that baseline learned the pole but not reach
-    (0.28 in training at the end, 0.73 in one look), so that `vs-randomisation` was supported by an untrained policy (its
-    other claims came out as they do now, being of the same runs). With an eighth of a turn to either side and brightness
-    within 0.16 reach is learned as well as in one look (pilots: 0.75 and 0.66; with a quarter of a turn 0.6).
+    A first recording randomised all hues and brightnesses from 0.6 to 1.4: that baseline learned the pole but not
+    reach (0.28 in training at the end, 0.73 in one look), so that `vs-randomisation` was supported by an untrained
+    policy (its other claims came out as they do now, being of the same runs). With an eighth of a turn to either side
+    and brightness within 0.16 reach is learned as well as in one look (pilots: 0.75 and 0.66; with a quarter of a
+    turn 0.6).
     """
 
     steps: int = 96_000  # environment steps of training, in whole measurements
