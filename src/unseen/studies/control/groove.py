@@ -68,26 +68,26 @@ class GrooveStudy(Study):
     levels. On unseen levels of the training distribution three scores are compared with the exact regret of the rule's
     learners at the end of life.
 
-    Smaller than the catalogue's: grids of size 5 with two objects, a GRU of 16, 12 learners at once, 240 meta-steps, a
-    buffer of 64; six seeds. Tuned on pilots by the return on training levels: the rule's step size (0.003, 0.01, 0.03)
-    and the learners' (20, 60) with random levels (seeds 0 and 1), A2C's step size (5 to 160; one gradient step a
-    rollout, no bonus for entropy). At 60 rules are learned faster, but one of two pilots with replay by algorithmic
-    regret lost its rule for good (seed 3): 20, with which all eight pilots (seeds 0 to 3, two with random levels) kept
-    theirs. Kept levels come back with probability 1 / rank, where the official code takes the highest scores; it has
-    no value losses.
+    Smaller than the catalogue's: grids of size 5 with two objects, a GRU of 16, 12 learners at once, 240 meta-
+    steps, a buffer of 64; six seeds. Tuned on pilots by the return on training levels: the rule's step size (0.003,
+    0.01, 0.03) and the learners' (20, 60) with random levels (seeds 0 and 1), A2C's step size (5 to 160; one
+    gradient step a rollout, no bonus for entropy). At 60 rules are learned faster, but one of four pilots with
+    replay by algorithmic regret lost its rule for good (seed 3): 20, with which all eight pilots (seeds 0 to 3, six
+    of them with that replay) kept theirs. Kept levels come back with probability 1 / rank, where the official code
+    takes the highest scores; it has no value losses.
 
-    What came out: meta-training works, from 0.3 to 0.83 of the optimum on training levels in every run (A2C: 0.90), and
-    the choice of levels hardly matters: all three claims are inconclusive. GROOVE minus LPG is -0.01 (from -0.03 to
-    0.01): a little more on larger grids (0.83 and 0.81), less in corridors (0.79 and 0.83), so nothing of use to the
-    paper's claim, though 120 replayed lives in a run may be too few for a curriculum to tell. Against replay by value
-    loss it is +0.009 (from -0.003 to 0.021). The score is the sharper result: algorithmic regret ranks levels no
-    better than a value loss does (0.36 and 0.34, the difference between -0.07 and 0.10). A2C is why. It loses 0.16 of
-    return on average, the rule 0.22, mostly on the same levels (rank correlation of the two regrets 0.81): what is hard
-    to explore is hard for both, and their difference does not show it. On a third of the levels the rule's learner earns
-    more than A2C's. Large regrets are found all the same (linear correlation 0.67). An antagonist that comes nearer to
-    the optimum, by longer lives for instance, should help; that was not tried. None of the rules finds the goal of the
-    mazes that A2C solves (0.15 of the optimum on the nine, A2C 0.59): in small grids, where something is always near, a
-    rule learns to decide quickly, and a learner that has decided no longer explores.
+    What came out: meta-training works, from 0.3 to 0.83 of the optimum on training levels in every run (A2C: 0.90),
+    and the choice of levels hardly matters: all three claims are inconclusive. GROOVE minus LPG is -0.01 (from
+    -0.03 to 0.01): a little more on larger grids (0.83 and 0.81), less in corridors (0.79 and 0.83), so nothing of
+    use to the paper's claim, though 120 replayed lives in a run may be too few for a curriculum to tell. Against
+    replay by value loss it is +0.009 (from -0.003 to 0.021). The score is the sharper result: algorithmic regret
+    ranks levels no better than a value loss does (0.36 and 0.34, the difference between -0.07 and 0.10). The likely
+    reason is A2C. It loses 0.16 of return on average, the rule 0.22, mostly on the same levels (rank correlation of
+    the two regrets 0.81): what is hard is hard for both, and their difference does not show it. On a third of the
+    levels the rule's learner earns more than A2C's. Large regrets are found all the same (linear correlation 0.67).
+    An antagonist that comes nearer to the optimum, by longer lives for instance, should help; that was not tried.
+    The rules seldom find the goal of the mazes that A2C solves (0.15 of the optimum on the nine, A2C 0.59), perhaps
+    because in small grids, where something is always near, they learn to decide quickly.
     """
 
     side: int = 5  # of a training grid, inside of its border
