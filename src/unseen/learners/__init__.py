@@ -1,9 +1,11 @@
 """What turns a model, a world and an objective into a Learner."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from unseen.learners.average_return import average_return_policy
 from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_policy
 from unseen.learners.classifier import classifier
-from unseen.learners.continual_ppo import ContinualPPO, ContinualState
 from unseen.learners.contrastive import alignment_loss, contrastive, cross_correlation, info_nce
 from unseen.learners.distil import demonstrate, distil
 from unseen.learners.edge_estimator import Decided, EdgeEstimator
@@ -12,8 +14,6 @@ from unseen.learners.episodic import UCBVI, PolicyCollectionElimination
 from unseen.learners.gfucb import FiniteGFUCB, NeuralGFUCB, per_task_regret
 from unseen.learners.imagination import ActorCritic, Imagination, Imagined, fit_world_model
 from unseen.learners.language_modelling import language_modelling
-from unseen.learners.lifetimes import DriftRule, Lives, LPGRule, UpdateRule, horizon_sweep, lifetime_fitness
-from unseen.learners.meta_training import LifetimeEvolution, TruncatedDescent
 from unseen.learners.mixup_benchmark import MixupBenchmark
 from unseen.learners.offline_td import OfflineTD
 from unseen.learners.outcome_bc import OutcomeBC
@@ -35,11 +35,18 @@ from unseen.learners.rig import (
 )
 from unseen.learners.sgqn import SGQN
 from unseen.learners.skill_ppo import Episodes, SkillAgent, SkillPPO, SkillState
-from unseen.learners.smerl import DIAYN, SMERL, LatentAgent, LatentEpisodes, LatentState
 from unseen.learners.successor_features import SuccessorFeatures
 from unseen.learners.tabular_agents import ModelBased, SuccessorRepresentation, TabularQ, revaluation_protocol
 from unseen.learners.thompson import GaussianBelief, TypeBelief, regret_ratio, thompson_regret
 from unseen.learners.ungrokking import UngrokkingProtocol
+
+if TYPE_CHECKING:
+    from unseen.learners.continual_ppo import ContinualPPO, ContinualState
+    from unseen.learners.groove import Groove
+    from unseen.learners.level_scores import AlgorithmicRegret, ValueTable, score_vs_true_regret
+    from unseen.learners.lifetimes import DriftRule, Lives, LPGRule, UpdateRule, horizon_sweep, lifetime_fitness
+    from unseen.learners.meta_training import LifetimeEvolution, TruncatedDescent
+    from unseen.learners.smerl import DIAYN, SMERL, LatentAgent, LatentEpisodes, LatentState
 
 __all__ = [
     "DIAYN",
@@ -49,6 +56,7 @@ __all__ = [
     "SMERL",
     "UCBVI",
     "ActorCritic",
+    "AlgorithmicRegret",
     "BranchChoice",
     "BranchGame",
     "ContinualPPO",
@@ -61,6 +69,7 @@ __all__ = [
     "GaussianBelief",
     "GoalObservation",
     "GoalPractice",
+    "Groove",
     "Hindsight",
     "Imagination",
     "Imagined",
@@ -102,6 +111,7 @@ __all__ = [
     "UncertaintyHead",
     "UngrokkingProtocol",
     "UpdateRule",
+    "ValueTable",
     "alignment_loss",
     "average_return_policy",
     "branch_policy",
@@ -126,5 +136,46 @@ __all__ = [
     "q_learning",
     "regret_ratio",
     "revaluation_protocol",
+    "score_vs_true_regret",
     "thompson_regret",
 ]
+
+# Needs the extra `control`: imported when asked for, so that all else works without it.
+_ON_DEMAND = {
+    "continual_ppo": (
+        "ContinualPPO",
+        "ContinualState",
+    ),
+    "groove": ("Groove",),
+    "level_scores": (
+        "AlgorithmicRegret",
+        "ValueTable",
+        "score_vs_true_regret",
+    ),
+    "lifetimes": (
+        "DriftRule",
+        "Lives",
+        "LPGRule",
+        "UpdateRule",
+        "horizon_sweep",
+        "lifetime_fitness",
+    ),
+    "meta_training": (
+        "LifetimeEvolution",
+        "TruncatedDescent",
+    ),
+    "smerl": (
+        "DIAYN",
+        "SMERL",
+        "LatentAgent",
+        "LatentEpisodes",
+        "LatentState",
+    ),
+}
+
+
+def __getattr__(name: str):
+    for module, names in _ON_DEMAND.items():
+        if name in names:
+            return getattr(importlib.import_module(f"unseen.learners.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,8 @@
 """Interventions in the field's own shapes: optimizers as optax transformations, losses and merges as functions."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from unseen.methods.again import AGAIN, AGAINState, Classroom, Expert
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
@@ -33,13 +36,6 @@ from unseen.methods.full_batch import FullBatchRecipe, gradient_norm_penalty
 from unseen.methods.grokfast import GrokfastEMA, GrokfastMA, amplify_fast
 from unseen.methods.langevin import SGLD, SGLDState
 from unseen.methods.large_batch import Regime, regime_adaptation, sqrt_lr_scaling
-from unseen.methods.latent_diversity import (
-    Adaptation,
-    best_of_k_adaptation,
-    distinguishability,
-    robustness_set,
-    thresholded_diversity,
-)
 from unseen.methods.learned_objective import (
     LPG,
     LPO,
@@ -118,6 +114,15 @@ from unseen.methods.value_heads import (
     wasserstein1,
 )
 from unseen.methods.zero_shot import TwoStageZeroShot, supervised_average
+
+if TYPE_CHECKING:
+    from unseen.methods.latent_diversity import (
+        Adaptation,
+        best_of_k_adaptation,
+        distinguishability,
+        robustness_set,
+        thresholded_diversity,
+    )
 
 __all__ = [
     "AGAIN",
@@ -261,3 +266,21 @@ __all__ = [
     "winsorized_gradient",
     "winsorized_mean",
 ]
+
+# Needs the extra `control`: imported when asked for, so that all else works without it.
+_ON_DEMAND = {
+    "latent_diversity": (
+        "Adaptation",
+        "best_of_k_adaptation",
+        "distinguishability",
+        "robustness_set",
+        "thresholded_diversity",
+    ),
+}
+
+
+def __getattr__(name: str):
+    for module, names in _ON_DEMAND.items():
+        if name in names:
+            return getattr(importlib.import_module(f"unseen.methods.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
