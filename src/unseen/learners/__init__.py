@@ -1,8 +1,8 @@
 """What turns a model, a world and an objective into a Learner."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from unseen.lab.on_demand import on_demand
 from unseen.learners.average_return import average_return_policy
 from unseen.learners.branch_choice import BranchChoice, BranchGame, branch_policy
 from unseen.learners.classifier import classifier
@@ -142,40 +142,12 @@ __all__ = [
 
 # Needs the extra `control`: imported when asked for, so that all else works without it.
 _ON_DEMAND = {
-    "continual_ppo": (
-        "ContinualPPO",
-        "ContinualState",
-    ),
+    "continual_ppo": ("ContinualPPO", "ContinualState"),
     "groove": ("Groove",),
-    "level_scores": (
-        "AlgorithmicRegret",
-        "ValueTable",
-        "score_vs_true_regret",
-    ),
-    "lifetimes": (
-        "DriftRule",
-        "Lives",
-        "LPGRule",
-        "UpdateRule",
-        "horizon_sweep",
-        "lifetime_fitness",
-    ),
-    "meta_training": (
-        "LifetimeEvolution",
-        "TruncatedDescent",
-    ),
-    "smerl": (
-        "DIAYN",
-        "SMERL",
-        "LatentAgent",
-        "LatentEpisodes",
-        "LatentState",
-    ),
+    "level_scores": ("AlgorithmicRegret", "ValueTable", "score_vs_true_regret"),
+    "lifetimes": ("DriftRule", "Lives", "LPGRule", "UpdateRule", "horizon_sweep", "lifetime_fitness"),
+    "meta_training": ("LifetimeEvolution", "TruncatedDescent"),
+    "smerl": ("DIAYN", "SMERL", "LatentAgent", "LatentEpisodes", "LatentState"),
 }
 
-
-def __getattr__(name: str):
-    for module, names in _ON_DEMAND.items():
-        if name in names:
-            return getattr(importlib.import_module(f"unseen.learners.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_demand(__name__, _ON_DEMAND)

@@ -1,8 +1,8 @@
 """Interventions in the field's own shapes: optimizers as optax transformations, losses and merges as functions."""
 
-import importlib
 from typing import TYPE_CHECKING
 
+from unseen.lab.on_demand import on_demand
 from unseen.methods.again import AGAIN, AGAINState, Classroom, Expert
 from unseen.methods.alpha_stable import AlphaStableNoise, AlphaStableState, alpha_stable, isotropic_alpha_stable
 from unseen.methods.augment import Augment, label_preservation
@@ -278,9 +278,4 @@ _ON_DEMAND = {
     ),
 }
 
-
-def __getattr__(name: str):
-    for module, names in _ON_DEMAND.items():
-        if name in names:
-            return getattr(importlib.import_module(f"unseen.methods.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_demand(__name__, _ON_DEMAND)

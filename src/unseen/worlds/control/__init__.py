@@ -1,7 +1,6 @@
 """Continuous and finite control tasks with named axes of variation."""
 
-import importlib
-
+from unseen.lab.on_demand import on_demand
 from unseen.worlds.control.composite_goals import CompositeGoal, branch_success, likely_outcomes, twin_processes
 from unseen.worlds.control.corridor import TwoRewardCorridor, collect_corridor
 from unseen.worlds.control.crossed import CrossedRegions, StitchingSplit, collect_crossed
@@ -100,9 +99,4 @@ _ON_DEMAND = {
     "maze_task": ("MazeTask", "MazeTaskParams", "MazeTaskState", "clears"),
 }
 
-
-def __getattr__(name: str):
-    for module, names in _ON_DEMAND.items():
-        if name in names:
-            return getattr(importlib.import_module(f"unseen.worlds.control.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_demand(__name__, _ON_DEMAND)
